@@ -1,0 +1,87 @@
+"""The transformer block that the AST and BERT share: one self-attention, one MLP, one block.
+
+The two towers differ only in where LayerNorm stands. AST normalises before each sublayer (pre-norm, as ViT), so its
+residual stream is never normalised; BERT normalises after each addition (post-norm, as the first transformer).
+Dropout draws from torch's global random state only, so restoring that state replays it.
+"""
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mulan_min.config import UserError
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention over (B, L, W) tokens.
+
+    Queries, keys and values come from one matrix, stacked in this order. dropout acts on the attention weights, as in
+    BERT. Raises UserError when the heads do not divide the width.
+    """
+
+    def __init__(self, width: int, heads: int, dropout: float = 0.0):
+        super().__init__()
+        if heads < 1 or width % heads:
+            raise UserError(f"width {width} cannot be split into {heads} heads: choose a multiple of heads as width")
+        self.heads, self.dropout = heads, dropout
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """x (B, L, W), mask (B, L) bool with True = real token, or None when all are -> (B, L, W)."""
+        batch, length, width = x.shape
+        shape = (batch, length, 3, self.heads, width // self.heads)
+        # (B, L, 3 W) -> (B, L, 3, H, D) -> three views (B, H, L, D); nothing is copied
+        q, k, v = self.qkv(x).view(shape).permute(2, 0, 3, 1, 4).unbind(0)
+        if mask is not None:
+            mask = mask[:, None, None, :]  # (B, 1, 1, L): no query of any head looks at a padded key
+        x = F.scaled_dot_product_attention(q, k, v, mask, self.dropout if self.training else 0.0)
+        return self.out(x.transpose(1, 2).reshape(batch, length, width))  # (B, H, L, D) -> (B, L, W)
+
+
+class MLP(nn.Module):
+    """Two linear layers with GELU in its exact (erf) form, as AST and BERT both have it: (..., W) -> (..., W)."""
+
+    def __init__(self, width: int, mlp_width: int):
+        super().__init__()
+        self.fc1 = nn.Linear(width, mlp_width)
+        self.fc2 = nn.Linear(mlp_width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class Block(nn.Module):
+    """Attention and MLP, each with a residual connection and a LayerNorm: (B, L, W) -> (B, L, W).
+
+    norm_first=True is AST's x + f(norm(x)), False is BERT's norm(x + f(x)). dropout acts on attention weights and on
+    each sublayer's output. Under autocast the matrix products run in bfloat16, but x keeps the dtype it came in: the
+    sum of a float32 x and a bfloat16 f(x) is float32, and so LayerNorm sees float32 throughout.
+    """
+
+    def __init__(self, width: int, heads: int, mlp_width: int, dropout: float = 0.0, norm_first: bool = True,
+                 eps: float = 1e-6):
+        super().__init__()
+        self.norm_first = norm_first
+        self.attention = SelfAttention(width, heads, dropout)
+        self.norm1 = nn.LayerNorm(width, eps)
+        self.mlp = MLP(width, mlp_width)
+        self.norm2 = nn.LayerNorm(width, eps)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        if self.norm_first:
+            x = x + self.dropout(self.attention(self.norm1(x), mask))
+            return x + self.dropout(self.mlp(self.norm2(x)))
+        x = self.norm1(x + self.dropout(self.attention(x, mask)))
+        return self.norm2(x + self.dropout(self.mlp(x)))
+
+
+def init_weights(module: nn.Module) -> None:
+    """For module.apply(): weights normal with sd 0.02 cut at two sd, biases zero (ViT and BERT).
+
+    LayerNorm keeps its ones and zeros.
+    """
+    if isinstance(module, (nn.Linear, nn.Conv2d, nn.Embedding)):
+        nn.init.trunc_normal_(module.weight, std=0.02, a=-0.04, b=0.04)
+        if getattr(module, "bias", None) is not None:
+            nn.init.zeros_(module.bias)

@@ -1,0 +1,108 @@
+"""BERT's tokenizer through the `tokenizers` package: train a small vocabulary, or load a published one."""
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from torch import Tensor
+
+from mulan_min.config import UserError
+
+SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]  # [PAD] has id 0, as in BERT's vocabulary
+
+
+def train_wordpiece(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """An uncased WordPiece tokenizer with vocab_size pieces, more only when the alphabet alone is larger.
+
+    The same texts give the same vocabulary in every process.
+    """
+    texts = [_clean(text) for text in texts]
+    tokenizer = _uncased(models.WordPiece(unk_token="[UNK]"))
+    words = tokenizer.pre_tokenizer.pre_tokenize_str(tokenizer.normalizer.normalize_str("\n".join(texts)))
+    # The trainer numbers the characters inside words in the order of a hash map, which differs from run to run and
+    # decides ties between merges. Named beforehand, they have fixed numbers.
+    inside = sorted({"##" + character for word, _ in words for character in word[1:]})
+    trainer = trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=SPECIAL_TOKENS + inside,
+                                        show_progress=False)
+    tokenizer.train_from_iterator(texts, trainer)
+    # a fresh tokenizer, in which "##a" is an ordinary piece again and no special token
+    return _finish(_uncased(models.WordPiece(tokenizer.get_vocab(), unk_token="[UNK]")), "the trained vocabulary")
+
+
+def load_wordpiece(path: str | Path) -> Tokenizer:
+    """A tokenizer from BERT's vocab.txt (one piece a line, taken as uncased) or a tokenizer.json.
+
+    A tokenizer.json keeps its own normalisation; its padding and truncation are left to encode(). Raises UserError
+    when the file is missing, cannot be read, or lacks [PAD], [UNK], [CLS] or [SEP].
+    """
+    path = Path(path)
+    try:
+        if path.suffix == ".json":
+            return _finish(Tokenizer.from_str(path.read_text(encoding="utf-8")), path)
+        with open(path, encoding="utf-8") as file:
+            pieces = [line.rstrip("\n") for line in file]
+    except UserError:
+        raise
+    except Exception as error:  # tokenizers raises bare Exception for bad JSON
+        raise UserError(f"{path}: not a vocab.txt or tokenizer.json that can be read ({error})") from error
+    if len(set(pieces)) < len(pieces):
+        raise UserError(f"{path}: the same piece stands on two lines; give BERT's own vocab.txt")
+    return _finish(_uncased(models.WordPiece({p: i for i, p in enumerate(pieces)}, unk_token="[UNK]")), path)
+
+
+def save_wordpiece(tokenizer: Tokenizer, path: str | Path) -> None:
+    """Write one tokenizer.json, atomically."""
+    path = Path(path)
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def encode(tokenizer: Tokenizer, texts: list[str], max_tokens: int) -> tuple[Tensor, Tensor]:
+    """N texts -> ids (N, L) int64 and mask (N, L) bool, True = real token.
+
+    Each row is [CLS] ... [SEP], cut to max_tokens with [SEP] kept, then padded to the longest row. Raises UserError
+    for max_tokens below 3 and for anything but a list of strings.
+    """
+    if max_tokens < 3:
+        raise UserError(f"max_tokens is {max_tokens}: at least 3 are needed, for [CLS], one piece and [SEP]")
+    if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+        raise UserError("texts must be a list of strings, such as ['a slow sad piano waltz']")
+    tokenizer.enable_truncation(max_tokens)
+    tokenizer.no_padding()
+    rows = [torch.tensor(row.ids) for row in tokenizer.encode_batch([_clean(text) for text in texts])]
+    length = max(map(len, rows), default=2)
+    ids = torch.full((len(rows), length), tokenizer.token_to_id("[PAD]"), dtype=torch.int64)
+    mask = torch.zeros(len(rows), length, dtype=torch.bool)
+    for i, row in enumerate(rows):
+        ids[i, :len(row)], mask[i, :len(row)] = row, True
+    return ids, mask
+
+
+def _clean(text: str) -> str:
+    """Half of a surrogate pair (JSON such as "\\ud83c" yields it) cannot be written as UTF-8; it becomes "?"."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _uncased(model: models.Model) -> Tokenizer:
+    """bert-base-uncased's text cleaning: lower case, accents stripped, split at spaces, punctuation and CJK."""
+    tokenizer = Tokenizer(model)
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    return tokenizer
+
+
+def _finish(tokenizer: Tokenizer, name: str | Path) -> Tokenizer:
+    """Check the special tokens, frame every text as [CLS] ... [SEP], and drop stored padding and truncation."""
+    missing = [token for token in SPECIAL_TOKENS[:4] if tokenizer.token_to_id(token) is None]
+    if missing:
+        raise UserError(f"{name}: {', '.join(missing)} missing; give a vocabulary made for BERT")
+    tokenizer.add_special_tokens([t for t in SPECIAL_TOKENS if tokenizer.token_to_id(t) is not None])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[(t, tokenizer.token_to_id(t)) for t in ("[CLS]", "[SEP]")])
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
