@@ -1,0 +1,105 @@
+"""Metrics against scikit-learn, and against definitions counted pair by pair, with ties everywhere."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from mulan_min import metrics
+
+
+def tied_world(seed, items=60, columns=9):
+    """Scores on a coarse grid, so that most are tied, and truth with at least one of each kind per column."""
+    rng = np.random.default_rng(seed)
+    truth = rng.random((items, columns)) < np.linspace(0.05, 0.9, columns)
+    truth[0], truth[1] = True, False
+    return np.round(rng.normal(size=(items, columns)) + truth, 0), truth
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_areas_equal_scikit_learn_with_ties(seed):
+    sklearn = pytest.importorskip("sklearn.metrics", reason="scikit-learn is the oracle")
+    scores, truth = tied_world(seed)
+    auc = [sklearn.roc_auc_score(truth[:, c], scores[:, c]) for c in range(truth.shape[1])]
+    average = [sklearn.average_precision_score(truth[:, c], scores[:, c]) for c in range(truth.shape[1])]
+    np.testing.assert_allclose(metrics.roc_auc(scores, truth), auc, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(metrics.average_precision(scores, truth), average, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_areas_equal_their_definitions(seed):
+    scores, truth = tied_world(seed, items=25, columns=4)
+    for s, t in zip(scores.T, truth.T):
+        pairs = [1.0 if p > n else 0.5 if p == n else 0.0 for p, n in itertools.product(s[t], s[~t])]
+        assert metrics.roc_auc(s, t) == pytest.approx(np.mean(pairs), abs=1e-12)
+        steps, recall = 0.0, 0.0
+        for threshold in sorted(set(s), reverse=True):
+            taken = s >= threshold
+            steps += (t[taken].sum() / t.sum() - recall) * t[taken].mean()
+            recall = t[taken].sum() / t.sum()
+        assert metrics.average_precision(s, t) == pytest.approx(steps, abs=1e-12)
+
+
+def test_one_class_gives_nan_in_its_column_only():
+    scores = np.array([[3.0, 1.0, 2.0], [1.0, 2.0, 1.0], [2.0, 3.0, 3.0]])
+    truth = np.array([[1, 0, 1], [0, 0, 1], [1, 0, 1]], bool)
+    for metric in (metrics.roc_auc, metrics.average_precision):
+        np.testing.assert_array_equal(np.isnan(metric(scores, truth)), [False, True, True])
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_scores_without_an_order_are_refused(bad):
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        metrics.roc_auc([0.1, bad], [0, 1])
+
+
+def test_shapes_must_agree():
+    with pytest.raises(ValueError, match="one shape"):
+        metrics.roc_auc(np.zeros((3, 2)), np.zeros(3))
+
+
+@pytest.mark.parametrize("positives, items", [(1, 6), (2, 6), (5, 6), (6, 6), (1, 1)])
+def test_chance_average_precision_is_the_mean_over_all_rankings(positives, items):
+    averages = []
+    for true_places in itertools.combinations(range(1, items + 1), positives):
+        averages.append(np.mean([(i + 1) / place for i, place in enumerate(true_places)]))
+    assert metrics.chance_average_precision(positives, items) == pytest.approx(np.mean(averages), abs=1e-12)
+
+
+def test_recall_and_rank_equal_the_mean_over_random_tie_breaking():
+    rng = np.random.default_rng(0)
+    scores, targets = rng.integers(0, 3, (4, 5)).astype(float), np.array([0, 4, 2, 2])
+    for q, target in enumerate(targets):
+        ranks = []
+        for tie_break in itertools.permutations(range(5)):
+            ranking = sorted(range(5), key=lambda item: (-scores[q, item], tie_break[item]))
+            ranks.append(ranking.index(target) + 1)
+        assert metrics.target_ranks(scores, targets)[q] == pytest.approx(np.mean(ranks), abs=1e-12)
+        for k in (1, 2, 5):
+            recall = np.mean([rank <= k for rank in ranks])
+            assert metrics.recall_at_k(scores, targets, k)[q] == pytest.approx(recall, abs=1e-12)
+
+
+def test_triplet_accuracy_counts_a_tie_as_half():
+    np.testing.assert_array_equal(metrics.triplet_accuracy([0.9, 0.2, 0.3], [0.1, 0.2, 0.8]), [1.0, 0.5, 0.0])
+
+
+def test_bootstrap_areas_equal_resampling_the_rows_themselves():
+    scores, truth = tied_world(7, items=30, columns=5)  # the rarest columns lose their last positive in some resamples
+    fast = metrics.bootstrap_areas(scores, truth, seed=3, resamples=20)
+    lost = 0
+    for r, rows in enumerate(metrics.bootstrap_draws(30, seed=3, resamples=20)):
+        auc = metrics.roc_auc(scores[rows], truth[rows])
+        lost += np.isnan(auc).sum()
+        assert fast[0, r] == pytest.approx(np.nanmean(auc), abs=1e-12)
+        slow = metrics.average_precision(scores[rows], truth[rows])
+        assert fast[1, r] == pytest.approx(np.nanmean(slow), abs=1e-12)
+    assert lost > 0
+
+
+def test_bootstrap_interval_has_the_width_theory_gives():
+    # The mean of 400 draws from a normal distribution has a standard error of 1/20, a 95 % interval 3.92 of them wide.
+    values = np.random.default_rng(1).normal(size=400)
+    low, high = metrics.interval(values[metrics.bootstrap_draws(400, seed=0, resamples=4000)].mean(1))
+    assert high - low == pytest.approx(3.92 * values.std() / 20, rel=0.05)
+    assert low < values.mean() < high
