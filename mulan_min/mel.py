@@ -1,0 +1,124 @@
+"""The log-mel front end, written out: frame, window, rFFT, triangular filterbank, log. Two dialects, one code path."""
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mulan_min.config import UserError
+
+AST_MEAN, AST_STD = -4.2677393, 4.5689974  # AudioSet statistics of the "ast" dialect (AST)
+
+
+def hertz_to_mel(hertz: np.ndarray, scale: str) -> np.ndarray:
+    """Hertz to mels: "htk" 1127 ln(1 + f/700), also Kaldi's; "slaney" 15 mels up to 1 kHz, then 27 a factor of 6.4."""
+    hertz = np.asarray(hertz, dtype=np.float64)
+    if scale == "htk":
+        return 1127.0 * np.log1p(hertz / 700.0)
+    return np.where(hertz < 1000, hertz * 0.015, 15 + 27 * np.log(np.maximum(hertz, 1000) / 1000) / math.log(6.4))
+
+
+def mel_to_hertz(mels: np.ndarray, scale: str) -> np.ndarray:
+    """The inverse of hertz_to_mel."""
+    mels = np.asarray(mels, dtype=np.float64)
+    if scale == "htk":
+        return 700.0 * np.expm1(mels / 1127.0)
+    return np.where(mels < 15, mels / 0.015, 1000 * np.exp((mels - 15) * math.log(6.4) / 27))
+
+
+def filterbank(n_mels: int, n_fft: int, sample_rate: int, f_min: float, f_max: float, dialect: str) -> np.ndarray:
+    """(n_fft // 2 + 1, n_mels) float64 triangles that rise to 1 at their centre (no area normalisation).
+
+    Edges are equally spaced in mels. "ours": Slaney scale, straight sides when drawn over hertz (as librosa, norm=None).
+    "ast": HTK scale, straight sides when drawn over mels (Kaldi); at 128 mels and FFT 512 some low filters then fall
+    between two FFT bins and stay empty, which AST's weights were trained with.
+    """
+    scale = "htk" if dialect == "ast" else "slaney"
+    low, high = hertz_to_mel([f_min, f_max], scale)
+    edges = np.linspace(low, high, n_mels + 2)
+    bins = np.arange(n_fft // 2 + 1) * sample_rate / n_fft
+    if dialect == "ast":
+        bins = hertz_to_mel(bins, scale)
+    else:
+        edges = mel_to_hertz(edges, scale)
+    rise = (bins[:, None] - edges[:-2]) / (edges[1:-1] - edges[:-2])
+    fall = (edges[2:] - bins[:, None]) / (edges[2:] - edges[1:-1])
+    return np.maximum(0.0, np.minimum(rise, fall))
+
+
+class LogMel(nn.Module):
+    """Waveform (B, samples) to log-mel power (B, n_mels, frames), natural log, always computed in float32.
+
+    dialect "ours" (our choice): zeros are added at both ends so that frame i is centred on the i-th hop and there are
+        exactly samples // hop frames (10 s at 16 kHz: 1000); floor 1e-5, which is 90 dB below a full-scale sine.
+    dialect "ast" (AST, Kaldi): waveform mean removed, then in each frame mean removal and pre-emphasis 0.97; no padding
+        (10 s: 998 frames); floor 1.19e-7.
+    Both: window 25 ms and hop 10 ms (paper), symmetric Hann, FFT of the next power of two (512), power spectrum, f_min
+        20 Hz (AST), f_max the Nyquist frequency unless given.
+
+    `mean` and `std` are buffers used by `normalise`, so they travel with the weights; the defaults are AST's for "ast".
+    Raises UserError for f_max above Nyquist, an unknown dialect, or a waveform that is too short for one frame.
+    """
+
+    def __init__(
+        self,
+        n_mels: int = 64,
+        dialect: str = "ours",
+        sample_rate: int = 16000,
+        window: float = 0.025,
+        hop: float = 0.010,
+        f_min: float = 20.0,
+        f_max: float | None = None,
+        mean: float | None = None,
+        std: float | None = None,
+    ):
+        super().__init__()
+        f_max = sample_rate / 2 if f_max is None else f_max
+        if dialect not in ("ours", "ast"):
+            raise UserError(f'mel dialect "{dialect}" is unknown: use "ours" or "ast"')
+        if not 0 <= f_min < f_max <= sample_rate / 2:
+            raise UserError(
+                f"mel band {f_min:g}-{f_max:g} Hz must rise and end at or below {sample_rate / 2:g} Hz, half the rate"
+            )
+        self.window, self.hop = round(window * sample_rate), round(hop * sample_rate)
+        self.n_fft = 2 ** math.ceil(math.log2(self.window))
+        ast = dialect == "ast"
+        self.remove_mean = ast
+        self.preemphasis = 0.97 if ast else 0.0
+        self.padding = 0 if ast else self.window - self.hop
+        self.floor = 1.192092955078125e-07 if ast else 1e-5
+        bank = filterbank(n_mels, self.n_fft, sample_rate, f_min, f_max, dialect)
+        self.register_buffer("bank", torch.from_numpy(bank).float(), persistent=False)
+        hann = torch.hann_window(self.window, periodic=False, dtype=torch.float64).float()
+        self.register_buffer("hann", hann, persistent=False)
+        self.register_buffer("mean", torch.tensor(float(mean if mean is not None else (AST_MEAN if ast else 0.0))))
+        self.register_buffer("std", torch.tensor(float(std if std is not None else (AST_STD if ast else 0.5))))
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        """(B, samples) in -1..1 -> (B, n_mels, frames), not normalised."""
+        if waveform.shape[-1] + self.padding < self.window:
+            raise UserError(f"waveform of {waveform.shape[-1]} samples is too short for one {self.window}-sample frame")
+        with torch.autocast(waveform.device.type, enabled=False):
+            x = waveform.float()
+            if self.remove_mean:
+                x = x - x.mean(dim=-1, keepdim=True)
+            if self.padding:
+                x = F.pad(x, (self.padding // 2, self.padding - self.padding // 2))
+            frames = x.unfold(-1, self.window, self.hop)  # (B, frames, window), a view
+            if self.preemphasis:
+                # Per frame as in Kaldi: subtract the frame's mean m, then p times the sample before. Both are linear, so
+                # (x[j] - m) - p (x[j-1] - m) = (x[j] - p x[j-1]) - (1 - p) m, and x[j] - p x[j-1] is made only once.
+                # Kaldi's own rule for j = 0 does not matter: the symmetric Hann window is 0 there.
+                m = (1 - self.preemphasis) * frames.mean(dim=-1, keepdim=True)
+                x = x - self.preemphasis * F.pad(x[..., :-1], (1, 0))
+                frames = x.unfold(-1, self.window, self.hop) - m
+            spectrum = torch.fft.rfft(frames * self.hann, n=self.n_fft)  # (B, frames, n_fft // 2 + 1) complex
+            power = torch.view_as_real(spectrum).square().sum(dim=-1)
+            mel = (power @ self.bank).clamp_min(self.floor).log()  # (B, frames, n_mels)
+        return mel.transpose(-1, -2)
+
+    def normalise(self, log_mel: Tensor) -> Tensor:
+        """(x - mean) / (2 std), AST's scaling: zero mean, standard deviation 0.5. SpecAugment comes after it."""
+        return (log_mel - self.mean) / (2 * self.std)
