@@ -1,0 +1,60 @@
+"""Checkpoints: one file a save, whole or not there at all, read without running any code that is in it.
+
+A state is a dictionary of tensors and plain values: step, config, tokenizer (its JSON), model, optimizer, best.
+"""
+import os
+from pathlib import Path
+
+import torch
+
+from mulan_min.config import UserError
+
+FORMAT = 1
+
+
+def write_atomically(path, write):
+    """Calls write(temporary path), then renames: a reader sees the old file or the new one. Raises UserError when the disk
+    refuses, with the old file untouched."""
+    path = Path(path)
+    temporary = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(temporary)
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:      # torch.save reports a full disk as RuntimeError
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"{path}: cannot be written ({error}); what was there before is kept") from error
+
+
+def save(path, state):
+    """Writes a state. Raises UserError, see `write_atomically`."""
+    write_atomically(path, lambda temporary: torch.save({"format": FORMAT, **state}, temporary))
+
+
+def load(path):
+    """The state in a file, tensors on the CPU. Raises UserError when the file is missing, truncated, not a checkpoint of
+    this version, or holds anything but tensors and plain values (`weights_only`: nothing in it is executed)."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such checkpoint; train first, e.g. python train.py --audio ast")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:      # torch and pickle raise a dozen types for damaged files
+        reason = str(error).strip().split("\n")[0][:120]
+        raise UserError(f"{path}: not a checkpoint that can be read ({reason})") from error
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise UserError(f"{path}: not a checkpoint of this version (format {FORMAT})")
+    return state
+
+
+def best_of(run):
+    """The file of a run to evaluate: best.pt, or last.pt where no validation has happened; `run` may be a file itself."""
+    run = Path(run)
+    if run.is_file():
+        return run
+    for name in ("best.pt", "last.pt"):
+        if (run / name).is_file():
+            return run / name
+    raise UserError(f"{run}: no checkpoint (best.pt or last.pt) in it; train first, e.g. python train.py --audio ast")

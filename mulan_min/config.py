@@ -1,0 +1,200 @@
+"""Every setting of mulan_min, one dataclass per concern, with its value in each preset on one line.
+
+`setting(paper, laptop, smoke, help)`: the help says `paper` where arXiv 2208.12415 gives the value, `AST` where the
+audio spectrogram transformer paper does, and `our choice` where the sources are silent. A dictionary holds one value
+per audio tower. The command line is generated from these fields: `n_mels` becomes `--n-mels`.
+"""
+import argparse
+import dataclasses
+import json
+import sys
+from dataclasses import dataclass, field, fields
+
+PRESETS = ("paper", "laptop", "smoke")
+TOWERS = ("ast", "resnet50")
+
+
+class UserError(Exception):
+    """A fault in what the user gave: one line that names the file or field and the remedy; scripts exit with code 2."""
+
+
+def setting(paper, laptop=None, smoke=None, help=""):
+    """A field with one value per preset; laptop defaults to the paper's value, smoke to the laptop's."""
+    laptop = paper if laptop is None else laptop
+    smoke = laptop if smoke is None else smoke
+    return field(default=None, metadata={"paper": paper, "laptop": laptop, "smoke": smoke, "help": help})
+
+
+@dataclass
+class FrontEnd:
+    sample_rate: int = setting(16000, help="Hz; paper")
+    seconds: float = setting(10.0, help="length of a training window; paper")
+    n_mels: int = setting({"ast": 128, "resnet50": 64}, help="mel bands; paper")
+    hop: float = setting(0.010, laptop={"ast": 0.010, "resnet50": 0.020}, help="s between frames; paper 10 ms")
+    dialect: str = setting({"ast": "ast", "resnet50": "ours"}, laptop="ours", help="ours | ast; our choice")
+    mel_mean: float = setting({"ast": -4.2677393, "resnet50": -6.1}, laptop=-6.1, help="log units; AST | measured")
+    mel_std: float = setting({"ast": 4.5689974, "resnet50": 2.6}, laptop=2.6, help="log units; AST | measured")
+    freq_mask: int = setting({"ast": 48, "resnet50": 16}, laptop={"ast": 24, "resnet50": 8}, smoke=8,
+                             help="widest SpecAugment band in mels; AST | our choice")
+    time_mask: int = setting({"ast": 192, "resnet50": 192}, laptop={"ast": 150, "resnet50": 75}, smoke=50,
+                             help="longest SpecAugment gap in frames; AST | our choice")
+
+
+@dataclass
+class AudioTower:
+    audio: str = setting("ast", help="ast | resnet50; paper has both")
+    resnet_width: int = setting(64, laptop=16, smoke=4, help="channels of the stem; paper 64 (ResNet-50)")
+    ast_width: int = setting(768, laptop=192, smoke=32, help="paper")
+    ast_depth: int = setting(12, laptop=4, smoke=1, help="blocks; paper")
+    ast_heads: int = setting(12, laptop=3, smoke=2, help="paper")
+    patch_mels: int = setting(16, laptop=32, help="patch height; paper 16")
+    patch_frames: int = setting(16, laptop=40, help="patch length; paper 16")
+    stride_mels: int = setting(10, laptop=32, help="AST; the laptop's patches do not overlap")
+    stride_frames: int = setting(10, laptop=40, help="AST")
+    audio_dropout: float = setting(0.0, help="our choice")
+
+
+@dataclass
+class TextTower:
+    text_width: int = setting(768, laptop=192, smoke=32, help="paper (BERT base)")
+    text_depth: int = setting(12, laptop=3, smoke=1, help="blocks; paper")
+    text_heads: int = setting(12, laptop=3, smoke=2, help="paper")
+    vocab_size: int = setting(30522, laptop=2000, smoke=500, help="WordPiece entries when trained here; BERT base")
+    max_tokens: int = setting(512, laptop=64, help="longer texts are cut; paper 512")
+    text_dropout: float = setting(0.1, help="BERT")
+
+
+@dataclass
+class Joint:
+    dim: int = setting(128, help="size of the shared space; paper")
+    temperature: float = setting(0.1, help="start of tau; our choice")
+    temperature_floor: float = setting(0.02, help="tau is kept in [floor, 1]; paper gives (0, 1], the floor is ours")
+
+
+@dataclass
+class Data:
+    data: list = setting([], help="manifest folder, may be repeated; default: the demo world, made in data/demo")
+    ratio: str = setting("sf=2,lf=2,pl=1,aset=1", help="share of each text source in every batch; paper")
+    demo_recordings: int = setting(2400, smoke=72, help="size of the demo world; our choice")
+    workers: int = setting(8, laptop=1, help="processes that read audio; our choice")
+    shuffle_pairs: bool = setting(False, help="control: give every recording another one's text")
+
+
+@dataclass
+class Optimisation:
+    batch_size: int = setting({"ast": 5120, "resnet50": 6144}, laptop=96, smoke=12, help="clips a step; paper")
+    steps: int = setting(100000, laptop=500, smoke=12, help="our choice")
+    lr: float = setting(1e-4, laptop=1e-3, help="peak of AdamW's learning rate; our choice")
+    warmup: float = setting(0.05, laptop=0.1, help="share of the steps with rising rate; our choice")
+    weight_decay: float = setting(0.01, laptop=0.05, help="not on norms, biases, embeddings of position; our choice")
+    clip_norm: float = setting(1.0, help="largest gradient norm; our choice")
+    precision: str = setting("auto", help="auto | bf16 | fp32; auto measures which is faster; our choice")
+    seed: int = setting(0, help="of weights, batches and masks")
+    log_every: int = setting(50, laptop=10, smoke=4, help="steps")
+    valid_every: int = setting(1000, laptop=125, smoke=6, help="steps; a checkpoint is saved then as well")
+
+
+@dataclass
+class Config:
+    front: FrontEnd = field(default_factory=FrontEnd)
+    tower: AudioTower = field(default_factory=AudioTower)
+    text: TextTower = field(default_factory=TextTower)
+    joint: Joint = field(default_factory=Joint)
+    data: Data = field(default_factory=Data)
+    optim: Optimisation = field(default_factory=Optimisation)
+
+    def to_dict(self):
+        return dataclasses.asdict(self)
+
+
+def sections():
+    """Yields (name in Config, dataclass), in the order above."""
+    return [(f.name, f.default_factory) for f in fields(Config)]
+
+
+def preset(name, audio="ast"):
+    """The Config of a preset for one audio tower."""
+    config = Config()
+    for section, cls in sections():
+        for f in fields(cls):
+            value = f.metadata[name]
+            if isinstance(value, dict):
+                value = value[audio]
+            setattr(getattr(config, section), f.name, list(value) if isinstance(value, list) else value)
+    config.tower.audio = audio
+    return config
+
+
+def config_from_dict(saved, source):
+    """The reverse of `to_dict`. Unknown or missing fields raise UserError that names `source`, the file they come from."""
+    config = Config()
+    known = {section: {f.name for f in fields(cls)} for section, cls in sections()}
+    for section in sorted(known.keys() | saved.keys()):
+        odd = known.get(section, set()) ^ set(saved.get(section, {}))
+        if odd:
+            raise UserError(f"{source}: config section '{section}' differs from this version in {', '.join(sorted(odd))}; "
+                            "use the version of mulan_min that wrote it")
+        for name, value in saved[section].items():
+            setattr(getattr(config, section), name, value)
+    return config
+
+
+def parser(description):
+    """An argparse parser with one flag per field; defaults are left out so that only what the user typed is returned."""
+    p = argparse.ArgumentParser(description=description, argument_default=argparse.SUPPRESS, allow_abbrev=False)
+    p.add_argument("--preset", choices=PRESETS, help="default: laptop")
+    for _, cls in sections():
+        group = p.add_argument_group(cls.__name__)
+        for f in fields(cls):
+            flag, value = "--" + f.name.replace("_", "-"), f.metadata["laptop"]
+            if f.type is bool:
+                how = {"action": argparse.BooleanOptionalAction}
+            elif f.type is list:
+                how = {"action": "append", "metavar": "DIR"}
+            else:
+                how = {"type": f.type, "choices": TOWERS if f.name == "audio" else None}
+            group.add_argument(flag, help=f"{f.metadata['help']} [{value}]", **how)
+    return p
+
+
+def resolve(typed):
+    """{flag: value} as typed -> Config: the preset's values, then the user's. Raises UserError on values that cannot be."""
+    config = preset(typed.get("preset", "laptop"), typed.get("audio", "ast"))
+    for section, cls in sections():
+        for f in fields(cls):
+            if f.name in typed:
+                setattr(getattr(config, section), f.name, typed[f.name])
+    for section, name, low in (("optim", "batch_size", 2), ("optim", "steps", 1), ("optim", "log_every", 1),
+                               ("optim", "valid_every", 1), ("data", "workers", 0), ("front", "seconds", 0.1)):
+        if getattr(getattr(config, section), name) < low:
+            raise UserError(f"--{name.replace('_', '-')} must be {low} or more")
+    if not 0 < config.joint.temperature_floor <= config.joint.temperature <= 1:
+        raise UserError("--temperature and --temperature-floor must satisfy 0 < floor <= temperature <= 1")
+    parse_ratio(config.data.ratio)
+    return config
+
+
+def parse_ratio(text):
+    """"sf=2,lf=2,pl=1,aset=1" -> {"sf": 2, ...}. A source with share 0 is left out. Raises UserError."""
+    try:
+        ratio = {name.strip(): int(share) for name, share in (part.split("=") for part in text.split(","))}
+    except ValueError:
+        ratio = {}
+    if not ratio or min(ratio.values()) < 0 or not sum(ratio.values()):
+        raise UserError(f"--ratio '{text}' is not like sf=2,lf=2,pl=1,aset=1 (whole numbers, not all zero)")
+    return {name: share for name, share in ratio.items() if share}
+
+
+def run_script(main):
+    """Runs main(argv); a UserError becomes one line on stderr and exit code 2."""
+    try:
+        main(sys.argv[1:])
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except BrokenPipeError:          # `python eval.py | head`
+        sys.exit(0)
+
+
+def to_json(config):
+    return json.dumps(config.to_dict(), indent=1)

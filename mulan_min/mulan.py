@@ -1,0 +1,161 @@
+"""MuLan: two towers that meet in one space. Section 3 of the paper.
+
+The towers share nothing. Each ends in a linear layer to d = 128 and a division by the length, so that the dot product of
+a recording and a text is their cosine.
+"""
+import os
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from tokenizers import Tokenizer
+from torch import nn
+
+from mulan_min import checkpoint
+from mulan_min.audio import cut_windows, read_window
+from mulan_min.bert import Bert
+from mulan_min.config import UserError, config_from_dict
+from mulan_min.mel import LogMel
+from mulan_min.resnet import ResNet50
+from mulan_min.specaugment import spec_augment
+from mulan_min.spectrogram_transformer import SpectrogramTransformer
+from mulan_min.wordpiece import encode
+
+
+class AudioTower(nn.Module):
+    """Waveforms (B, samples) -> unit vectors (B, d): log-mel, normalise, SpecAugment in training, ResNet-50 or AST."""
+
+    def __init__(self, config):
+        super().__init__()
+        front, tower = config.front, config.tower
+        self.front = front
+        self.mel = LogMel(front.n_mels, dialect=front.dialect, sample_rate=front.sample_rate, hop=front.hop)
+        if tower.audio == "resnet50":
+            self.net = ResNet50(tower.resnet_width)
+            width = 32 * tower.resnet_width
+        else:
+            frames = self.mel(torch.zeros(1, round(front.seconds * front.sample_rate))).shape[-1]
+            self.net = SpectrogramTransformer(
+                front.n_mels, frames, (tower.patch_mels, tower.patch_frames), (tower.stride_mels, tower.stride_frames),
+                tower.ast_width, tower.ast_depth, tower.ast_heads, tower.audio_dropout)
+            width = tower.ast_width
+        self.project = nn.Linear(width, config.joint.dim)
+
+    def forward(self, waves):
+        x = (self.mel(waves) - self.front.mel_mean) / (2 * self.front.mel_std)      # (B, mels, frames), sd 0.5 as in AST
+        if self.training:
+            x = spec_augment(x, self.front.freq_mask, self.front.time_mask)
+        return F.normalize(self.project(self.net(x)).float(), dim=-1)
+
+
+class TextTower(nn.Module):
+    """Tokens (B, L) and their mask -> unit vectors (B, d): BERT's [CLS] state (paper)."""
+
+    def __init__(self, config, vocab_size):
+        super().__init__()
+        text = config.text
+        self.net = Bert(vocab_size, text.text_width, text.text_depth, text.text_heads, 4 * text.text_width,
+                        text.max_tokens, text.text_dropout)
+        self.project = nn.Linear(text.text_width, config.joint.dim)
+
+    def forward(self, tokens, mask):
+        return F.normalize(self.project(self.net(tokens, mask)[:, 0]).float(), dim=-1)
+
+
+class MuLan(nn.Module):
+    def __init__(self, config, tokenizer):
+        """config: Config; tokenizer: a `tokenizers.Tokenizer`, whose vocabulary the text tower gets."""
+        super().__init__()
+        self.config, self.tokenizer = config, tokenizer
+        self.audio = AudioTower(config)
+        self.text = TextTower(config, tokenizer.get_vocab_size())
+        self.temperature = nn.Parameter(torch.tensor(config.joint.temperature))
+
+    def forward(self, waves, tokens, mask):
+        """One batch of pairs -> (audio (B, d), text (B, d)), unit rows."""
+        return self.audio(waves), self.text(tokens, mask)
+
+    @classmethod
+    def load(cls, run, device=None):
+        """The trained model of a run folder (its best checkpoint) or of one checkpoint file, in eval mode, on the GPU
+        where there is one. Raises UserError."""
+        path = checkpoint.best_of(run)
+        return cls.from_state(checkpoint.load(path), path).to(device or default_device()).eval()
+
+    @classmethod
+    def from_state(cls, state, source):
+        """The model in a checkpoint's state; `source` is named in errors."""
+        try:
+            model = cls(config_from_dict(state["config"], source), Tokenizer.from_str(state["tokenizer"]))
+            model.load_state_dict(state["model"])
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise UserError(f"{source}: its weights do not fit its config ({str(error).splitlines()[0]})") from error
+        return model
+
+    @torch.inference_mode()
+    def embed_audio(self, items, batch_size=32):
+        """items: N paths, or 1-D float arrays at the model's sample rate -> (N, d) float32 on the CPU, unit rows.
+
+        An item longer than a training window is the mean of its windows, renormalised; a shorter one is zero-padded.
+        Runs in float32 and eval mode: an item's embedding does not depend on the others. Raises UserError.
+        """
+        items = [items] if isinstance(items, (str, os.PathLike)) else items
+        totals = torch.zeros(len(items), self.config.joint.dim)
+        owners, windows = [], []
+
+        def flush():
+            waves = torch.from_numpy(np.stack(windows)).to(self.temperature.device)
+            totals.index_add_(0, torch.tensor(owners), self.audio(waves).cpu())
+            owners.clear()
+            windows.clear()
+
+        with evaluating(self):
+            for i, item in enumerate(items):
+                for window in self.cut(item):
+                    owners.append(i)
+                    windows.append(window)
+                    if len(windows) == batch_size:
+                        flush()
+            if windows:
+                flush()
+        return F.normalize(totals, dim=-1)
+
+    def cut(self, item):
+        """A path or waveform -> (n, samples) windows of the training length."""
+        front = self.config.front
+        if isinstance(item, (str, os.PathLike)):
+            item = read_window(item, sample_rate=front.sample_rate)
+        wave = np.asarray(item, dtype=np.float32)
+        if wave.ndim != 1 or not len(wave) or not np.isfinite(wave).all():
+            raise UserError(f"audio must be paths or 1-D arrays of finite samples at {front.sample_rate} Hz, "
+                            f"not an array of shape {wave.shape}")
+        return cut_windows(wave, round(front.seconds * front.sample_rate))
+
+    @torch.inference_mode()
+    def embed_text(self, texts, batch_size=256):
+        """N texts -> (N, d) float32 on the CPU, unit rows. Raises UserError for an empty text."""
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        if not all(isinstance(text, str) and text.strip() for text in texts):
+            raise UserError("texts must be non-empty strings, such as ['a slow sad piano waltz']")
+        rows, device = [torch.zeros(0, self.config.joint.dim)], self.temperature.device
+        with evaluating(self):
+            for i in range(0, len(texts), batch_size):
+                tokens, mask = encode(self.tokenizer, texts[i:i + batch_size], self.config.text.max_tokens)
+                rows.append(self.text(tokens.to(device), mask.to(device)).cpu())
+        return torch.cat(rows)
+
+
+@contextmanager
+def evaluating(model):
+    """Eval mode inside, the mode it had before afterwards."""
+    before = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(before)
+
+
+def default_device():
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,0 +1,253 @@
+"""Train a MuLan. `python train.py --audio ast` makes the demo world, trains on it, validates, and saves runs/ast/.
+
+A run folder holds config.json, tokenizer.json, metrics.jsonl, last.pt (to go on with --resume) and best.pt (to use).
+"""
+import json
+import math
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from mulan_min import checkpoint
+from mulan_min.config import UserError, config_from_dict, parse_ratio, parser, resolve, run_script, to_json
+from mulan_min.data import Batches, check_lost, loader, read_clip_window, read_collection, shuffle_pairs
+from mulan_min.demo_world import make_world
+from mulan_min.loss import chance_loss, clamp_temperature, cmc_loss
+from mulan_min.mulan import MuLan, default_device
+from mulan_min.tasks import pair_auc
+from mulan_min.wordpiece import train_wordpiece
+
+VALID_RECORDINGS = 256                       # at most so many are embedded to validate; our choice
+FREE_TO_CHANGE = ("workers", "log_every")    # settings that may differ after --resume: the weights do not depend on them
+
+
+def main(argv=None):
+    typed = vars(parse(argv))
+    run = Path(typed.pop("run", None) or f"runs/{typed.get('audio', 'ast')}")
+    resume, overwrite = typed.pop("resume", False), typed.pop("overwrite", False)
+    device = default_device()
+    config, state = (reopen if resume else start)(run, typed, overwrite, device)
+
+    # Data: the demo world, or the user's manifests.
+    if not config.data.data:
+        folder = Path("data") / ("demo" if config.data.demo_recordings == 2400 else f"demo-{config.data.demo_recordings}")
+        config.data.data = [str(make_world(folder, recordings=config.data.demo_recordings))]
+    recordings = read_collection(config.data.data, "train")
+    valid = read_collection(config.data.data, "valid")[:VALID_RECORDINGS]
+    if config.data.shuffle_pairs:
+        recordings = shuffle_pairs(recordings, config.optim.seed)
+
+    # Model and optimiser, new or as they were.
+    torch.manual_seed(config.optim.seed)
+    if state:
+        model = MuLan.from_state(state, run / "last.pt")
+    else:
+        texts = [text for r in recordings for source in parse_ratio(config.data.ratio) for text in r.text.get(source, [])]
+        model = MuLan(config, train_wordpiece(texts, config.text.vocab_size))
+    model.to(device).train()
+    optimizer = make_optimizer(model, config)
+    step, best, elapsed = 0, -math.inf, 0.0
+    if state:
+        optimizer.load_state_dict(state["optimizer"])
+        step, best, elapsed = state["step"], state["best"], state["seconds"]
+    batches = Batches(recordings, config, model.tokenizer)
+    (run / "config.json").write_text(to_json(config))
+    model.tokenizer.save(str(run / "tokenizer.json"))
+    metrics = reopen_metrics(run / "metrics.jsonl", step)
+
+    def save(name):
+        checkpoint.save(run / name, {
+            "step": step, "best": best, "seconds": elapsed, "config": config.to_dict(),
+            "tokenizer": model.tokenizer.to_str(), "model": model.state_dict(), "optimizer": optimizer.state_dict()})
+
+    size, optim = config.optim.batch_size, config.optim
+    parameters = [sum(p.numel() for p in tower.parameters()) / 1e6 for tower in (model.audio, model.text)]
+    say(f"{config.tower.audio} {parameters[0]:.1f} M + bert {parameters[1]:.1f} M parameters on {device} in {optim.precision}; "
+        f"{len(recordings)} recordings, {optim.steps} steps of {size} clips; chance loss {chance_loss(size):.3f}")
+    lost, waited, began = set(), 0.0, time.perf_counter()
+    bar = tqdm(total=optim.steps, initial=step, unit="step", disable=not sys.stderr.isatty(), dynamic_ncols=True)
+    with stop_requested() as stop, bar:
+        stream = iter(loader(batches, step, config.data.workers))
+        marked, marked_step = began, step
+        while step < optim.steps and not stop.is_set():
+            asked = time.perf_counter()
+            batch = next(stream)
+            waited += time.perf_counter() - asked
+            for message in set(batch["lost"]) - lost:
+                say(f"left out: {message}")
+                lost.add(message)
+            check_lost(lost, len(recordings))
+
+            # One step. The random state (dropout, masks) is a function of the seed and the step, as the batch is.
+            torch.manual_seed(optim.seed * 1_000_003 + step)
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step, optim)
+            waves, tokens, mask = (batch[key].to(device, non_blocking=True) for key in ("waves", "tokens", "mask"))
+            with torch.autocast(device.type, torch.bfloat16, enabled=optim.precision == "bf16"):
+                audio, text = model(waves, tokens, mask)
+            loss = cmc_loss(audio, text, model.temperature)
+            if not math.isfinite(loss.item()):
+                raise UserError(f"step {step}: the loss is {loss.item()}; the last checkpoint is kept; lower --lr or look at "
+                                f"the batch: {', '.join(batch['ids'])}")
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), optim.clip_norm)
+            optimizer.step()
+            clamp_temperature(model.temperature, config.joint.temperature_floor)
+            step += 1
+            bar.update()
+
+            now = time.perf_counter()
+            if step % optim.log_every == 0 or step == optim.steps:
+                row = {"step": step, "loss": loss.item(), "chance": chance_loss(size), "r1": recall_at_1(audio, text),
+                       "r1_chance": 1 / size, "temperature": model.temperature.item(), "grad_norm": norm.item(),
+                       "clips_per_s": (step - marked_step) * size / (now - marked), "wait": waited / (now - marked),
+                       "seconds": elapsed + now - began}
+                log(metrics, row)
+                say("step {step:5d}  loss {loss:.3f} (chance {chance:.3f})  R@1 {r1:.3f} (chance {r1_chance:.3f})  tau "
+                    "{temperature:.3f}  grad {grad_norm:.2f}  {clips_per_s:.0f} clips/s  data wait {wait:.1%}".format(**row))
+                marked, marked_step, waited = now, step, 0.0
+            if step % optim.valid_every == 0 or step == optim.steps:
+                auc = validate(model, valid)
+                log(metrics, {"step": step, "valid_auc": auc})
+                say(f"step {step:5d}  validation: own text before another's, AUC {auc:.3f} (chance 0.500)"
+                    + ("  best so far" if auc > best else ""))
+                elapsed, began = elapsed + time.perf_counter() - began, time.perf_counter()
+                if auc > best:
+                    best = auc
+                    save("best.pt")
+                save("last.pt")
+                marked = time.perf_counter()
+        elapsed += time.perf_counter() - began
+        if stop.is_set() and step < optim.steps:
+            save("last.pt")
+            say(f"stopped after step {step}, saved {run / 'last.pt'}; go on with --resume --run {run}")
+    metrics.close()
+    if step == optim.steps:
+        say(f"done in {elapsed:.0f} s, best validation AUC {best:.3f}, {len(lost)} recordings left out; now: "
+            f"python eval.py --task all --run {run}")
+    return model
+
+
+def parse(argv):
+    p = parser(__doc__)
+    p.add_argument("--run", metavar="DIR", help="run folder [runs/AUDIO]")
+    p.add_argument("--resume", action="store_true", help="go on exactly where the run stopped, with its own settings")
+    p.add_argument("--overwrite", action="store_true", help="throw away what the run folder holds")
+    return p.parse_args(argv)
+
+
+def start(run, typed, overwrite, device):
+    """A new run folder and its config. Raises UserError when the folder holds a run already."""
+    config = resolve(typed)
+    if config.optim.precision == "auto":
+        config.optim.precision = faster_precision(device)
+    if (run / "last.pt").exists() and not overwrite:
+        raise UserError(f"{run} holds a run already: go on with --resume, choose another --run, or throw it away with --overwrite")
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        for name in ("last.pt", "best.pt", "metrics.jsonl"):
+            (run / name).unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"{run}: cannot be used as run folder ({error})") from error
+    return config, None
+
+
+def reopen(run, typed, overwrite, device):
+    """The config and state that a run was saved with. Raises UserError when a typed setting differs from it."""
+    state = checkpoint.load(run / "last.pt")
+    config = config_from_dict(state["config"], run / "last.pt")
+    typed.pop("preset", None)
+    for section in vars(config).values():
+        for name in typed.keys() & vars(section).keys():
+            if name in FREE_TO_CHANGE:
+                setattr(section, name, typed[name])
+            elif typed[name] != getattr(section, name):
+                raise UserError(f"--{name.replace('_', '-')} {typed[name]} differs from the run's {getattr(section, name)}: "
+                                "a resumed run keeps its settings; start another with --run")
+    return config, state
+
+
+def make_optimizer(model, config):
+    """AdamW; weight decay on matrices and kernels only, as is usual for transformers (our choice)."""
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    vectors = [p for p in model.parameters() if p.ndim <= 1]
+    return torch.optim.AdamW([{"params": matrices, "weight_decay": config.optim.weight_decay},
+                              {"params": vectors, "weight_decay": 0.0}], lr=config.optim.lr, betas=(0.9, 0.98), fused=True)
+
+
+def learning_rate(step, optim):
+    """Linear warm-up, then half a cosine to zero."""
+    warm = max(1, round(optim.warmup * optim.steps))
+    if step < warm:
+        return optim.lr * (step + 1) / warm
+    return optim.lr * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, optim.steps - warm)))
+
+
+def faster_precision(device):
+    """bf16 where a matrix product gains from it: GPUs that have it, and CPUs measured here (AMX, AVX-512 BF16, ...)."""
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    seconds = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        a = torch.ones(512, 512, dtype=dtype)
+        a @ a
+        began = time.perf_counter()
+        for _ in range(5):
+            a @ a
+        seconds[dtype] = time.perf_counter() - began
+    return "bf16" if seconds[torch.bfloat16] < 0.8 * seconds[torch.float32] else "fp32"
+
+
+def recall_at_1(audio, text):
+    """Share of the batch whose recording is nearest to its own text."""
+    return (audio @ text.T).argmax(dim=1).eq(torch.arange(len(audio), device=audio.device)).float().mean().item()
+
+
+def validate(model, recordings):
+    """How often a validation recording's own text lies nearer to it than to another recording: chance 0.5. It needs no
+    labels, so it chooses checkpoints in the same way on anybody's music."""
+    front = model.config.front
+    audio = model.embed_audio([read_clip_window(r, front.seconds, front.sample_rate, 0.5) for r in recordings])
+    pairs = [(i, texts[0]) for i, r in enumerate(recordings) for texts in r.text.values()]
+    return pair_auc(audio.numpy(), model.embed_text([text for _, text in pairs]).numpy(), [i for i, _ in pairs])
+
+
+def reopen_metrics(path, step):
+    """metrics.jsonl, cut back to what had happened by `step`."""
+    kept = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= step] if path.exists() else []
+    path.write_text("".join(line + "\n" for line in kept))
+    return open(path, "a")
+
+
+def log(file, row):
+    file.write(json.dumps(row) + "\n")
+    file.flush()
+
+
+def say(text):
+    tqdm.write(text, file=sys.stdout)
+    sys.stdout.flush()
+
+
+class stop_requested:
+    """with stop_requested() as stop: Ctrl-C and SIGTERM set `stop`, and the loop ends after the step in hand."""
+
+    def __enter__(self):
+        event = threading.Event()
+        main_thread = threading.current_thread() is threading.main_thread()      # Python takes handlers only there
+        self.before = {s: signal.signal(s, lambda *_: event.set()) for s in (signal.SIGINT, signal.SIGTERM)} if main_thread else {}
+        return event
+
+    def __exit__(self, *_):
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+
+if __name__ == "__main__":
+    run_script(main)
