@@ -19,7 +19,6 @@ from mulan_min.data import Batches, check_lost, loader, read_clip_window, read_c
 from mulan_min.demo_world import make_world
 from mulan_min.loss import chance_loss, clamp_temperature, cmc_loss
 from mulan_min.mulan import MuLan, default_device
-from mulan_min.tasks import pair_auc
 from mulan_min.wordpiece import train_wordpiece
 
 VALID_RECORDINGS = 256                       # at most so many are embedded to validate; our choice
@@ -215,7 +214,11 @@ def validate(model, recordings):
     front = model.config.front
     audio = model.embed_audio([read_clip_window(r, front.seconds, front.sample_rate, 0.5) for r in recordings])
     pairs = [(i, texts[0]) for i, r in enumerate(recordings) for texts in r.text.values()]
-    return pair_auc(audio.numpy(), model.embed_text([text for _, text in pairs]).numpy(), [i for i, _ in pairs])
+    owner = torch.tensor([i for i, _ in pairs])
+    scores = model.embed_text([text for _, text in pairs]) @ audio.T                # (texts, recordings)
+    own = scores.gather(1, owner[:, None])
+    beaten = (scores < own).sum(1) + 0.5 * ((scores == own).sum(1) - 1)             # ties count half, but not itself
+    return (beaten / max(1, len(recordings) - 1)).mean().item()
 
 
 def reopen_metrics(path, step):
