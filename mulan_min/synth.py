@@ -5,11 +5,15 @@ All of it is our choice: the paper trains on 44 million clips of real music, whi
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
+from scipy.fft import irfft, next_fast_len, rfft, rfftfreq
+from scipy.signal import lfilter
 
 from mulan_min.config import UserError
+from mulan_min.synth_instruments import KITS, LOWEST, NOTE_SECONDS, SAMPLE_RATE, VARIANTS, drum, note
 
 FAMILIES = {
     "genre": ["waltz", "techno", "house", "drum and bass", "ambient", "blues", "swing", "bossa nova", "reggae", "rock",
@@ -172,3 +176,204 @@ def _plan_piece(id, split, genre, lead, rng):
         tempo="slow" if bpm < SLOW_BELOW else "fast" if bpm >= FAST_FROM else "mid-tempo", bpm=bpm, density=density,
         production=str(rng.choice(FAMILIES["production"], p=[0.4, 0.3, 0.3])), key=int(rng.integers(12)),
         mode="major" if rng.random() < MOODS[mood].major else "minor", meter=3 if genre == "waltz" else 4)
+
+
+# --- from a piece to sound -------------------------------------------------------------------------------------------------
+
+SCALES = {"major": (0, 2, 4, 5, 7, 9, 11), "minor": (0, 2, 3, 5, 7, 8, 10),
+          "dreamy major": (0, 2, 4, 6, 7, 9, 11), "tense minor": (0, 1, 3, 5, 7, 8, 11)}   # Lydian; a Phrygian kind
+SUSTAINING = {"organ", "accordion", "violin", "flute", "clarinet", "trumpet", "synthesizer", "choir"}
+FADE = np.linspace(1, 0, 960, dtype=np.float32)   # 60 ms release of a note
+
+
+def render(piece, seconds=15.0):
+    """-> (seconds * 16000,) float32, peak 0.5..0.9. The same bits for the same piece, in any process and any order."""
+    rng = np.random.default_rng(piece.seed)
+    song = _Song(piece, seconds, rng)
+    lead, band, drums = (np.zeros(round(seconds * SAMPLE_RATE), np.float32) for _ in range(3))
+    _play_lead(song, lead, rng)
+    _play_backing(song, band, rng)
+    _play_bass(song, band, rng)
+    _play_drums(song, drums, rng)
+    lead = lfilter(*_shelf(rng.normal(0, 0.25)), lead)   # no two recordings of an instrument are equally bright
+    band *= 10 ** (rng.normal(-1, 2) / 20)
+    drums *= 10 ** (rng.normal(-2 + 3 * song.mood.accent, 2) / 20)
+    return _produce(piece, lead + band + drums, song.mood, rng)
+
+
+class _Song:
+    """What all players of a piece share: the beat, the chords and the scale."""
+
+    def __init__(self, piece, seconds, rng):
+        self.piece, self.recipe, self.mood = piece, RECIPES[piece.genre], MOODS[piece.mood]
+        self.steps = 4 * piece.meter                       # sixteenths in a bar
+        self.bars = int(np.ceil(seconds * piece.bpm / 60 / piece.meter))
+        self.scale = SCALES.get(f"{piece.mood} {piece.mode}", SCALES[piece.mode])
+        degrees = [int(degree) - 1 for degree in self.recipe.chords.split()]
+        self.chords = [degrees[bar % len(degrees)] for bar in range(self.bars)]   # degree 0..6 of each bar's root
+        self.sparse = piece.density == "sparse"
+        self.gate = self.mood.gate * rng.uniform(0.8, 1.2)
+
+    def seconds(self, bar, step):
+        """When a sixteenth sounds, swing included."""
+        beat, part = divmod(step / 4, 1)
+        swing = self.recipe.swing
+        part = 2 * part * swing if part < 0.5 else swing + (2 * part - 1) * (1 - swing)
+        return (bar * self.piece.meter + beat + part) * 60 / self.piece.bpm
+
+    def pitch(self, index):
+        """Pitch of the scale's index-th note above the key note (may be negative or beyond an octave), semitones."""
+        return self.piece.key + 12 * (index // 7) + self.scale[index % 7]
+
+    def chord(self, bar, low):
+        """The bar's chord tones as midi numbers in low..low + 11."""
+        tones = 4 if self.recipe.sevenths else 3
+        return [low + (self.pitch(self.chords[bar] + 2 * tone) - low) % 12 for tone in range(tones)]
+
+
+def _play(stem, wave, start, length, gain):
+    """Add `length` seconds of a note to the stem, from `start` seconds on."""
+    begin, held = int(start * SAMPLE_RATE), int(length * SAMPLE_RATE)
+    part = wave[: held + len(FADE)] * np.float32(gain)
+    if len(part) > held:
+        part[held:] *= FADE[: len(part) - held]
+    stem[begin: begin + len(part)] += part[: max(0, len(stem) - begin)]
+
+
+def _play_lead(song, stem, rng):
+    """A melody: two one-bar motives, of rhythm and contour, in a form such as AABA, fitted to the chords."""
+    piece, mood = song.piece, song.mood
+    grid = np.arange(song.steps)
+    chance = np.where(grid % 4 == 0, 0.5, 0.06) if song.sparse else np.where(grid % 2 == 0, 0.85, 0.3 * (piece.bpm < 120))
+    chance[0] = 1
+    still = 0.45 if piece.mood == "tense" else 0.12   # repeated notes
+    moves = np.array([-2, -1, 0, 1, 2]), np.array([0.15, 0.35, 0, 0.35, 0.15]) * (1 - still) + [0, 0, still, 0, 0]
+    motives = [[(step, int(rng.choice(moves[0], p=moves[1]))) for step in np.flatnonzero(rng.random(song.steps) < chance)]
+               for _ in range(3)]
+    form = rng.choice(["AABA", "ABAB", "ABAC", "AABC"])
+    low = LOWEST[piece.lead] + 6 + mood.register + round(rng.normal(0, 1.5))
+    bottom = -(-(low - piece.key) * 7 // 12)          # scale index of about the lowest note
+    variant, index = int(rng.integers(VARIANTS)), bottom + 4
+    onsets = [(bar, step, move) for bar in range(song.bars) for step, move in motives["ABC".index(form[bar % 4])]]
+    times = [song.seconds(bar, step) for bar, step, _ in onsets] + [song.seconds(song.bars, 0)]
+    for (bar, step, move), start, end in zip(onsets, times, times[1:]):
+        index = int(np.clip(index + move, bottom, bottom + 9))
+        if step % 4 == 0 and (index - song.chords[bar]) % 7 not in (0, 2, 4):
+            index += 1 if (index + 1 - song.chords[bar]) % 7 in (0, 2, 4) else -1   # strong beats: chord tones
+        strength = (1 - 0.5 * mood.accent * (step % 4 > 0)) * rng.uniform(0.85, 1.1)
+        _play(stem, note(piece.lead, variant, song.pitch(index)), max(0, start + rng.normal(0, 0.005)),
+              min((end - start) * song.gate, NOTE_SECONDS), strength)
+
+
+def _play_backing(song, stem, rng):
+    """The first instrument plays the genre's accompaniment, the second holds chords or breaks them."""
+    for layer, name in enumerate(song.piece.backing):
+        variant, low = int(rng.integers(VARIANTS)), LOWEST[name] + int(rng.integers(0, 6))
+        gain = 0.42 * 10 ** (rng.normal(0, 2) / 20)
+        pattern = song.recipe.comp
+        if layer == 1:
+            pattern = "C..." * song.piece.meter if name in SUSTAINING else "a.a." * song.piece.meter
+            pattern = "C" + "." * (song.steps - 1) if name in SUSTAINING else pattern
+        for bar in range(song.bars):
+            chord = song.chord(bar, low)
+            for count, (step, symbol, start, length) in enumerate(_strokes(song, bar, pattern)):
+                if symbol == "a":
+                    _play(stem, note(name, variant, chord[count % len(chord)] + 12 * (count % 4 == 3)), start,
+                          length * 1.5, gain)
+                    continue
+                if symbol == "c":
+                    length = min(length, 0.22) * min(1, 0.6 + 0.4 * song.gate)
+                for pitch in chord:
+                    _play(stem, note(name, variant, pitch), start, length, gain * 0.6)
+
+
+def _strokes(song, bar, pattern):
+    """-> (step, symbol, start, length) of each sounding character, lasting until the next; long ones are struck again."""
+    hits = [step for step, symbol in enumerate(pattern) if symbol != "."]
+    for step, following in zip(hits, hits[1:] + [song.steps]):
+        start, end = song.seconds(bar, step), song.seconds(bar, following)
+        times = np.linspace(start, end, int((end - start) / NOTE_SECONDS) + 2)
+        for begin, stop in zip(times, times[1:]):
+            yield step, pattern[step], begin, stop - begin
+
+
+def _play_bass(song, stem, rng):
+    name, pattern = song.recipe.bass.split()
+    variant, low = int(rng.integers(VARIANTS)), 28 + int(rng.integers(0, 4))
+    gain = 0.6 * 10 ** (rng.normal(0, 2) / 20)
+    for bar in range(song.bars):
+        root = low + (song.pitch(song.chords[bar]) - low) % 12
+        for _, symbol, start, length in _strokes(song, bar, pattern):
+            degree = 0 if symbol == "r" else int(symbol) - 1
+            interval = song.pitch(song.chords[bar] + degree) - song.pitch(song.chords[bar])
+            _play(stem, note(name.replace("_", " "), variant, root + interval), start, length * 0.9, gain)
+
+
+def _play_drums(song, stem, rng):
+    words = song.recipe.drums.split()
+    kit = int(rng.integers(KITS))
+    strengths = {"X": 1.0, "x": 1 - 0.35 * song.mood.accent, "o": 0.3}
+    for name, pattern in zip(words[::2], words[1::2]):
+        level, hit = 10 ** (rng.normal(0, 1.5) / 20), drum(name, kit)
+        for bar in range(song.bars):
+            for step, symbol in enumerate(pattern):
+                if symbol == "." or (symbol == "o" and song.sparse) or rng.random() < 0.03:
+                    continue
+                start = max(0, song.seconds(bar, step) + rng.normal(0, 0.003))
+                _play(stem, hit, start, 1.0, level * strengths[symbol] * rng.uniform(0.8, 1.1))
+
+
+# --- production ------------------------------------------------------------------------------------------------------------
+
+def _shelf(amount):
+    """First-order filter (b, a): amount > 0 lifts the highs above about 1.5 kHz, amount < 0 cuts them."""
+    pole = 0.55
+    b = np.array([1 + amount, -pole - amount], np.float32)
+    return b, np.array([1, -pole], np.float32)
+
+
+@lru_cache(maxsize=None)
+def _room(number, size):
+    """-> spectrum of a room's response: noise that decays, highs faster than lows; 0 is tiny, the others are halls."""
+    rng = np.random.default_rng((7, number))
+    decay = 0.25 if number == 0 else rng.uniform(1.4, 3.0)   # seconds to fall by 60 dB
+    time = np.arange(2 * SAMPLE_RATE) / SAMPLE_RATE
+    noise = rng.standard_normal(len(time))
+    low = lfilter([0.25], [1, -0.75], noise)
+    tail = 0.5 * noise * np.exp(-time * 12 / decay) + 1.5 * low * np.exp(-time * 6.9 / decay)
+    tail[: rng.integers(100, 500)] = 0   # the first echo comes a little later
+    return rfft((tail / np.sqrt((tail**2).sum())).astype(np.float32), size)
+
+
+def _produce(piece, wave, mood, rng):
+    """Equaliser, room and tape: one pair of FFTs for all that is linear."""
+    size = next_fast_len(len(wave) + SAMPLE_RATE, real=True)
+    spectrum = rfft(wave, size)
+    frequencies = np.geomspace(20, 8000, 60)
+    octaves = np.log2(frequencies / 800)
+    gain_db = (mood.tilt + rng.normal(0, 0.7)) * octaves
+    for _ in range(2):   # a random broad bump: microphones and taste
+        gain_db += rng.normal(0, 2.5) * np.exp(-((octaves - rng.uniform(-4, 3)) ** 2) / 2)
+    if piece.production == "lo-fi":
+        low, high = rng.uniform(120, 300), rng.uniform(2600, 3600)
+        gain_db -= 10 * np.log10((1 + (low / frequencies) ** 4) * (1 + (frequencies / high) ** 8))
+    gain = np.interp(rfftfreq(size, 1 / SAMPLE_RATE), frequencies, 10 ** (gain_db / 20)).astype(np.float32)
+    wet, room = rng.uniform(0.05, 0.2), 0
+    if piece.production == "reverberant":
+        wet, room = rng.uniform(0.5, 1.1), int(rng.integers(1, 9))
+    wave = irfft(spectrum * gain * (1 + np.float32(wet) * _room(room, size)), size)[: len(wave)]
+    wave /= abs(wave).max()
+    if piece.production == "lo-fi":
+        wave = _tape(wave, rng)
+    wave[-320:] *= FADE[::3]
+    return wave * np.float32(rng.uniform(0.5, 0.7) + 0.2 * mood.accent) / abs(wave).max()
+
+
+def _tape(wave, rng):
+    """Wow (the speed wavers), saturation and hiss."""
+    count = np.arange(len(wave))
+    rate = rng.uniform(0.6, 1.6)   # Hz
+    moved = count + rng.uniform(8, 25) * np.sin(2 * np.pi * rate / SAMPLE_RATE * count)
+    wave = np.tanh(np.interp(moved, count, wave) * rng.uniform(2, 4)).astype(np.float32)
+    hiss = rng.standard_normal(len(wave), dtype=np.float32)
+    return wave + np.float32(rng.uniform(0.008, 0.025)) * lfilter(*(np.array(c, np.float32) for c in ([1, 0.6], [1])), hiss)

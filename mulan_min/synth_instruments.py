@@ -1,0 +1,353 @@
+"""Single notes of sixteen instruments and six basses, and single hits of drum kits, as 16 kHz mono float32.
+
+Methods: additive (`_harmonics`, `_partials`), FM (`_fm`), plucked string (`_pluck`), subtractive and noise (`_saw`,
+`_noise`). What tells instruments apart is what tells real ones apart: attack, decay, inharmonicity, vibrato, formants,
+noise. Every function here is pure, so caches may be filled in any order. All constants are our choice, by ear and eye.
+"""
+
+import zlib
+from functools import lru_cache
+
+import numpy as np
+from scipy.signal import butter, lfilter, sosfilt
+
+SAMPLE_RATE = 16000
+NOTE_SECONDS = 2.5   # the longest a note can be held; struck and plucked ones have died away by then
+VARIANTS = 3         # makes of each instrument
+KITS = 4             # drum kits
+TOP = 7600           # Hz; no partial is made above it, so nothing aliases
+TIME = np.arange(int(NOTE_SECONDS * SAMPLE_RATE)) / SAMPLE_RATE   # seconds, (samples,)
+
+
+@lru_cache(maxsize=None)
+def note(instrument, variant, midi):
+    """-> (samples,) float32, at most NOTE_SECONDS: a held note of unit loudness. variant 0..VARIANTS - 1; midi 69 = A4."""
+    frequency = 440 * 2 ** ((midi - 69) / 12)
+    rng = _rng(instrument, variant, midi)
+    return _level(INSTRUMENTS[instrument](frequency, variant - 1, rng), block=0.2)
+
+
+@lru_cache(maxsize=None)
+def drum(name, kit):
+    """-> (samples,) float32: one hit, at most 1 s, as loud as it is usually mixed. kit 0..KITS - 1."""
+    loudness, hit = DRUMS[name]
+    return _level(hit(TIME[:SAMPLE_RATE], _rng(name, kit)), block=0.05) * np.float32(loudness)
+
+
+def _rng(name, *numbers):
+    return np.random.default_rng((zlib.crc32(name.encode()), *numbers))
+
+
+def _level(wave, block):
+    """Scale to RMS 1 in the loudest block (seconds), fade in over 1 ms and out over 50 ms, cut what has died away."""
+    size = int(block * SAMPLE_RATE)
+    blocks = wave[: len(wave) // size * size].reshape(-1, size)
+    power = (blocks**2).mean(1)
+    last = np.flatnonzero(power > 1e-6 * power.max())[-1]   # 60 dB down
+    wave = wave[: (last + 1) * size] / np.sqrt(power.max())
+    wave[:16] *= np.linspace(0, 1, 16)
+    wave[-800:] *= np.linspace(1, 0, 800)
+    return wave.astype(np.float32)
+
+
+# --- building blocks -------------------------------------------------------------------------------------------------
+
+def _phase(frequency, vibrato=0.0, rate=5.5, delay=0.25, start=0.0):
+    """-> (samples,) radians; vibrato in cents, rate in Hz, growing in over `delay` seconds."""
+    phase = 2 * np.pi * frequency * TIME
+    if vibrato:
+        swing = vibrato / 1731 * frequency / rate   # the integral of a sine; 1731 cents = a factor of e
+        phase -= swing * np.minimum(TIME / delay, 1) * np.cos(2 * np.pi * rate * TIME + start)
+    return phase
+
+
+def _harmonics(phase, amplitudes):
+    """Sum over k >= 1 of amplitudes[k - 1] * sin(k * phase); each amplitude a number or an envelope (samples,)."""
+    step = np.exp(1j * phase).astype(np.complex64)
+    power, wave = np.ones_like(step), np.zeros(len(step), np.float32)
+    for amplitude in amplitudes:
+        power *= step   # powers of one exponential: one multiplication per harmonic instead of one sine
+        wave += amplitude * power.imag
+    return wave
+
+
+def _numbers(frequency, most=40):
+    """-> the harmonic numbers 1, 2, ... that lie below TOP."""
+    return np.arange(1, max(2, min(most, int(TOP / frequency)) + 1))
+
+
+def _partials(frequencies, amplitudes, decays):
+    """Sum of damped sines, any frequencies (Hz); decays in 1/s. Each is an outer product of coarse and fine time."""
+    frequencies, amplitudes, decays = (np.asarray(value, float) for value in (frequencies, amplitudes, decays))
+    keep = frequencies < TOP
+    rate = (2j * np.pi * frequencies - decays)[keep, None]
+    coarse = amplitudes[keep, None] * np.exp(rate * TIME[::250])   # (partials, samples / 250)
+    fine = np.exp(rate * TIME[:250])                               # (partials, 250)
+    return np.einsum("pa,pb->ab", coarse, fine).imag.ravel()       # exp(r (a + b)) = exp(r a) exp(r b)
+
+
+def _fm(phase, ratio, index):
+    """Chowning's frequency modulation: a sine whose phase is moved by `index` times a sine at `ratio` the pitch."""
+    return np.sin(phase + index * np.sin(ratio * phase))
+
+
+def _pluck(frequency, decay, damping, position, rng, softness=0.0):
+    """Karplus-Strong: a noise burst runs round a delay line of one period, losing highs at each turn.
+
+    decay: seconds to fall by 60 dB; damping 0..0.25: loss of highs; position 0..0.5: where the string is plucked;
+    softness 0..1: how dull the burst is.
+    """
+    delay = SAMPLE_RATE / frequency - 1        # the symmetric damping filter delays by one sample
+    whole = int(delay) - 1
+    d = delay - whole                          # 1..2: third-order Lagrange interpolation, accurate to a cent
+    lagrange = [-(d - 1) * (d - 2) * (d - 3) / 6, d * (d - 2) * (d - 3) / 2,
+                -d * (d - 1) * (d - 3) / 2, d * (d - 1) * (d - 2) / 6]
+    loss = 0.001 ** (1 / (frequency * decay))
+    loop = loss * np.convolve(lagrange, [damping, 1 - 2 * damping, damping])
+    burst = np.zeros(len(TIME))
+    period = int(SAMPLE_RATE / frequency)
+    burst[:period] = lfilter([1 - softness], [1, -softness], rng.uniform(-1, 1, period))
+    burst[:period] -= burst[:period].mean()
+    comb = max(1, round(position * period))    # plucking at a node of a harmonic leaves that harmonic out
+    burst[comb:] -= burst[:-comb].copy()
+    return lfilter([1.0], np.concatenate([[1.0], np.zeros(whole - 1), -loop]), burst)
+
+
+def _filter(wave, low=None, high=None, order=2):
+    """Butterworth: keep what is above `low` and below `high` Hz."""
+    if low and high:
+        return sosfilt(butter(order, (low, high), "bandpass", fs=SAMPLE_RATE, output="sos"), wave)
+    kind = "highpass" if low else "lowpass"
+    return sosfilt(butter(order, low or high, kind, fs=SAMPLE_RATE, output="sos"), wave)
+
+
+def _noise(rng, low, high, samples=len(TIME)):
+    """Band of noise of unit RMS, Hz."""
+    wave = _filter(rng.standard_normal(samples), low, high)
+    return wave / wave.std()
+
+
+def _saw(frequency, detune, rng):
+    """Saws side by side, `detune` a sequence of cents: the raw material of subtractive synthesis."""
+    numbers = _numbers(frequency)
+    return sum(_harmonics(_phase(frequency * 2 ** (cents / 1200)) + rng.uniform(0, 6.28), 1 / numbers)
+               for cents in detune)
+
+
+def _peaks(frequencies, *formants):
+    """Gain at each frequency of resonances (centre Hz, width Hz, gain)."""
+    return sum(gain / (1 + ((frequencies - centre) / width) ** 2) for centre, width, gain in formants)
+
+
+def _rise(seconds):
+    """Attack envelope (samples,)."""
+    return 1 - np.exp(-TIME * 3 / seconds)
+
+
+# --- instruments: f = frequency in Hz, v = -1, 0, 1 (the variant), rng = the note's own randomness -----------------------
+
+def piano(f, v, rng):
+    k = _numbers(f, 18)
+    stretched = k * f * np.sqrt(1 + 3e-4 * k**2)   # stiff strings are inharmonic
+    strength = np.abs(np.sin(np.pi * k / 7.3)) * k ** (-0.9 + 0.3 * v)   # the hammer strikes at 1/7
+    decay = (0.8 + f / 500) * k**0.6
+    strings = sum(_partials(stretched * 2 ** (cents / 1200), strength, decay * speed)
+                  for cents, speed in ((-0.8 - 1.5 * (v > 0), 0.6), (0.9, 1.6)))   # two strings: beats, two-stage decay
+    return strings + 0.5 * _noise(rng, 80, 900) * np.exp(-TIME * 70)
+
+
+def electric_piano(f, v, rng):
+    phase = _phase(f)
+    tine = _fm(phase, 1, (1.3 + 0.5 * v) * np.exp(-2.5 * TIME)) * np.exp(-1.1 * TIME)
+    click = 0.25 * np.sin(7 * phase) * np.exp(-14 * TIME) * (7 * f < TOP)
+    return (tine + click) * (1 + 0.3 * np.sin(2 * np.pi * (5 + v) * TIME + rng.uniform(0, 6)))
+
+
+def organ(f, v, rng):
+    drawbars = {1: 0.5, 2: 1.0, 3: 0.5 * (v != 0), 4: 0.8, 6: 0.5 + 0.3 * v, 8: 0.5, 12: 0.3 * (v > 0), 16: 0.3}
+    phase = _phase(f / 2, 12, 6.6 if v else 1.0, 0.01, rng.uniform(0, 6))   # a rotating speaker, fast or slow
+    wave = _harmonics(phase, [drawbars.get(k, 0.0) for k in _numbers(f / 2, 16)])
+    wobble = 1 + 0.2 * np.sin(2 * np.pi * (6.6 if v else 1.0) * TIME)
+    return wave * _rise(0.008) * wobble + 0.3 * _noise(rng, 1500, 5000) * np.exp(-TIME * 150)   # key click
+
+
+def accordion(f, v, rng):
+    k = _numbers(f, 24)
+    strength = k**-0.7 * (0.25 + _peaks(k * f, (900 + 150 * v, 500, 1.0), (2600, 700, 0.7)))
+    reeds = sum(_harmonics(_phase(f * 2 ** (cents / 1200)) + rng.uniform(0, 6), strength)
+                for cents in (0, 13 + 4 * v, *[-14] * (v > 0)))   # reeds out of tune: the musette's beating
+    return (reeds + 0.02 * _noise(rng, 1000, 5000)) * _rise(0.07)
+
+
+def acoustic_guitar(f, v, rng):
+    string = _pluck(f, 2.6, 0.06 - 0.02 * v, 0.18 + 0.05 * v, rng, 0.3)
+    return string + 1.2 * _filter(string, 90, 240) + 0.6 * _filter(string, 350, 500)   # air and top plate of the body
+
+
+def electric_guitar(f, v, rng):
+    string = _pluck(f, 6, 0.05, 0.23, rng, 0.3)
+    driven = np.tanh(string / string.std() * (2.5, 6, 12)[v + 1] * np.exp(-0.3 * TIME))
+    return _filter(_filter(driven, 110, 3600 + 500 * v), None, 4200)   # the speaker is a band-pass
+
+
+def banjo(f, v, rng):
+    string = _pluck(f, 0.9 - 0.2 * v, 0.012, 0.07, rng)
+    return _filter(string, 350, 5000, 1) + 1.5 * _filter(string, 700 + 100 * v, 1500) \
+        + 0.5 * string.std() * _noise(rng, 500, 2500) * np.exp(-TIME * 120)   # bridge on a drum skin
+
+
+def harp(f, v, rng):
+    return _filter(_pluck(f, 4 - v, 0.1 - 0.03 * v, 0.48, rng, 0.75), None, 3000)   # plucked in the middle: odd harmonics
+
+
+def violin(f, v, rng):
+    k = _numbers(f, 30)
+    strength = k**-0.75 * (0.12 + _peaks(k * f, (290, 60, 0.7), (470, 80, 1.0), (1100 + 150 * v, 200, 0.7),
+                                         (2700 + 250 * v, 500, 1.2)))
+    phase = _phase(f, 28 + 8 * v, 5.8 + 0.4 * v, 0.35, rng.uniform(0, 6))
+    wave = _harmonics(phase, strength)
+    bow = wave.std() * _noise(rng, 1500, 6000) * (0.07 + 0.35 * np.exp(-TIME * 25))
+    return (wave + bow) * _rise(0.11)
+
+
+def flute(f, v, rng):
+    breath = 1 + 0.18 * np.sin(2 * np.pi * (4.9 + 0.4 * v) * TIME) * np.minimum(TIME / 0.3, 1)
+    tone = _harmonics(_phase(f, 10, 4.9 + 0.4 * v), [breath, (0.3 + 0.15 * v) * breath**2, 0.12 * breath**3, 0.04])
+    air = _noise(rng, 0.9 * f, min(3.5 * f, TOP)) * (0.09 + 0.03 * v + 0.45 * np.exp(-TIME * 18))
+    return (tone + air) * _rise(0.09)
+
+
+def clarinet(f, v, rng):
+    k = _numbers(f, 19)
+    strength = np.where(k % 2, 1.0, 0.04 + 0.03 * (k > 6)) * k ** (-0.75 + 0.1 * v) / (1 + (k * f / 3200) ** 4)
+    swell = _rise(0.05) * (1 + 0.04 * np.sin(2 * np.pi * 3 * TIME))   # a tube closed at one end: odd harmonics
+    return (_harmonics(_phase(f), strength) + 0.015 * _noise(rng, 1500, 4500)) * swell
+
+
+def trumpet(f, v, rng):
+    swell = _rise(0.06) * (0.8 + 0.5 * np.exp(-TIME * 9))
+    phase = _phase(f, 9, 5, 0.6, rng.uniform(0, 6)) - 4 * np.exp(-TIME * 60)   # lips find the pitch
+    brightness = min(1, (TOP / f - 1) / 6) * (3.0 + 0.8 * v)                   # Carson's rule keeps sidebands below TOP
+    formant = max(2, round(1300 / f))
+    wave = _fm(phase, 1, brightness * swell) + 0.5 * swell * np.sin(formant * phase + 1.2 * np.sin(phase))
+    return wave * swell
+
+
+def vibraphone(f, v, rng):
+    bars = _partials([f, 4 * f, 9.9 * f], [1, 0.3 + 0.15 * v, 0.12], [0.9, 3, 12])   # a bar tuned two octaves up
+    motor = 1 + 0.4 * np.sin(2 * np.pi * (4.2 + 1.1 * v) * TIME + rng.uniform(0, 6))
+    return bars * motor + 0.15 * _noise(rng, 300, 1500) * np.exp(-TIME * 100)
+
+
+def bells(f, v, rng):
+    fades = np.exp(-TIME * (1.6 + 0.4 * v))
+    ring = _fm(_phase(f), (3.5, 2.76, 1.41)[v + 1], (2.0, 1.8, 2.6)[v + 1] * fades**2) * fades   # inharmonic sidebands
+    return ring + 0.35 * _partials([f * 5.4, f * 8.9], [1, 0.6], [5, 9])
+
+
+def synthesizer(f, v, rng):
+    raw = _saw(f, ((-14, 0, 11), (0, 7), (-9, 9))[v + 1], rng)
+    if v > 0:
+        raw = np.sign(raw) * 2 + raw   # towards a square wave
+    opening = np.exp(-TIME * (3 + v))  # the filter closes: a fade from a bright copy to a dark one
+    low = max(1.5 * f, 700)
+    return (_filter(raw, None, min(TOP, 5500)) * opening + 1.3 * _filter(raw, None, low) * (1 - opening)) * _rise(0.012)
+
+
+def choir(f, v, rng):
+    vowel = (((350, 90, 1.0), (750, 120, 0.35), (2500, 300, 0.06)),      # oo
+             ((720, 130, 1.0), (1120, 150, 0.8), (2600, 300, 0.25)),     # ah
+             ((500, 110, 1.0), (1800, 200, 0.45), (2500, 300, 0.3)))[v + 1]   # eh
+    k = _numbers(f, 24)
+    strength = k**-0.6 * (0.02 + _peaks(k * f, *vowel))
+    voices = sum(_harmonics(_phase(f * 2 ** (rng.normal(0, 9) / 1200), 22, rng.uniform(4.6, 6.2), 0.3,
+                                   rng.uniform(0, 6)) + rng.uniform(0, 6), strength) for _ in range(4))
+    return (voices + 0.04 * voices.std() * _noise(rng, 1500, 6000)) * _rise(0.25)
+
+
+def upright(f, v, rng):
+    k = _numbers(f, 14)
+    return _partials(k * f, k ** (-1.1 + 0.2 * v), 1.6 + 0.9 * k) + 0.5 * _noise(rng, 60, 700) * np.exp(-TIME * 60)
+
+
+def finger_bass(f, v, rng):
+    k = _numbers(f, 16)
+    return _partials(k * f, np.abs(np.sin(k * 0.7)) * k ** (-0.9 + 0.2 * v), 0.7 + 0.5 * k)
+
+
+def slap_bass(f, v, rng):
+    k = _numbers(f, 40)
+    return _partials(k * f, np.abs(np.sin(k * 0.3)) * k**-0.5, 1.5 + 0.5 * k) \
+        + 0.4 * _noise(rng, 1500, 5000) * np.exp(-TIME * 90)
+
+
+def synth_bass(f, v, rng):
+    raw, opening = _saw(f, (-6, 6), rng), np.exp(-TIME * (9 - 3 * v))
+    return _filter(raw, None, 2200 + 600 * v) * opening + _filter(raw, None, 350) * (1 - opening)
+
+
+def sub_bass(f, v, rng):
+    return _harmonics(_phase(f), (1, 0.25 + 0.15 * v, 0.12, 0.05)) * _rise(0.015) * np.exp(-0.6 * TIME)
+
+
+def tuba(f, v, rng):
+    swell = _rise(0.07)
+    return _fm(_phase(f), 1, (1.8 + 0.4 * v) * swell) * swell * np.exp(-0.5 * TIME)
+
+
+INSTRUMENTS = {function.__name__.replace("_", " "): function for function in (
+    piano, electric_piano, organ, accordion, acoustic_guitar, electric_guitar, banjo, harp, violin, flute, clarinet,
+    trumpet, vibraphone, bells, synthesizer, choir, upright, finger_bass, slap_bass, synth_bass, sub_bass, tuba)}
+LOWEST = dict(zip(INSTRUMENTS, (48, 48, 48, 53, 45, 45, 52, 48, 57, 62, 53, 55, 55, 65, 48, 50)))   # midi, lead's range
+
+
+# --- drums: t = seconds (samples,), rng = the kit's own randomness ---------------------------------------------------------
+
+def _thump(t, rng, start, end, drop, decay, click):
+    """A sine that falls from start to end Hz in about 1 / drop seconds, with a click: every kick and tom."""
+    end = end * rng.uniform(0.9, 1.15)
+    phase = 2 * np.pi * (end * t + (start - end) / drop * (1 - np.exp(-drop * t)))
+    body = np.sin(phase) * np.exp(-t * decay * rng.uniform(0.8, 1.3))
+    return body + click * _noise(rng, 1000, 5000, len(t)) * np.exp(-t * 200)
+
+
+def _hiss(t, rng, low, high, decay, attack=0.001):
+    """Noise with an attack and a decay: hats, shakers, brushes, claps."""
+    low, high = low * rng.uniform(0.85, 1.2), min(high * rng.uniform(0.9, 1.1), 7900)
+    return _noise(rng, low, high, len(t)) * np.exp(-t * decay * rng.uniform(0.8, 1.25)) * (1 - np.exp(-t / attack))
+
+
+def _metal(t, rng, decay):
+    """Inharmonic high sines over noise: ride and cymbal."""
+    tones = sum(np.sin(2 * np.pi * f * t) for f in rng.uniform(2800, 7200, 8))
+    return tones * 0.35 * np.exp(-t * decay) + _hiss(t, rng, 3500, 7800, decay)
+
+
+def _snare(t, rng, decay, tone):
+    pitch = rng.uniform(170, 230)
+    drum = np.sin(2 * np.pi * pitch * t) + 0.6 * np.sin(2 * np.pi * 1.7 * pitch * t)
+    return tone * drum * np.exp(-t * 25) + _hiss(t, rng, 900, 7000, decay)
+
+
+def _clap(t, rng):
+    return sum(np.roll(_hiss(t, rng, 800, 3000, 90), round(delay * SAMPLE_RATE)) for delay in (0, 0.011, 0.021)) \
+        + 0.6 * _hiss(t, rng, 800, 3000, 14, 0.02)
+
+
+DRUMS = {   # name: (loudness, function)
+    "kick": (1, lambda t, rng: _thump(t, rng, 160, 55, 40, 14, 0.25)),
+    "club_kick": (1.1, lambda t, rng: _thump(t, rng, 260, 48, 30, 8, 0.4)),
+    "soft_kick": (0.6, lambda t, rng: _thump(t, rng, 90, 60, 30, 16, 0.03)),
+    "big_drum": (0.9, lambda t, rng: _thump(t, rng, 95, 62, 20, 5, 0.1) + 0.2 * _hiss(t, rng, 100, 600, 20)),
+    "snare": (0.7, lambda t, rng: _snare(t, rng, 18, 0.9)),
+    "field_snare": (0.6, lambda t, rng: _snare(t, rng, 26, 0.5)),
+    "rim": (0.4, lambda t, rng: np.sin(2 * np.pi * rng.uniform(1600, 1900) * t) * np.exp(-t * 90) + 0.4 * _hiss(t, rng, 700, 4000, 120)),
+    "clap": (0.6, _clap),
+    "hat": (0.22, lambda t, rng: _hiss(t, rng, 5500, 7900, 55)),
+    "foot_hat": (0.25, lambda t, rng: _hiss(t, rng, 4000, 7500, 35, 0.004)),
+    "open_hat": (0.3, lambda t, rng: _hiss(t, rng, 5000, 7900, 11)),
+    "shaker": (0.22, lambda t, rng: _hiss(t, rng, 4200, 7500, 45, 0.025)),
+    "brush": (0.35, lambda t, rng: _hiss(t, rng, 1500, 6000, 18, 0.02)),
+    "ride": (0.3, lambda t, rng: _metal(t, rng, 5)),
+    "cymbal": (0.4, lambda t, rng: _metal(t, rng, 3.5)),
+}
