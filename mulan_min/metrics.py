@@ -1,8 +1,8 @@
-"""Ranking metrics in a few lines of numpy: ROC-AUC, average precision, recall@k, triplet accuracy, bootstrap intervals.
+"""Ranking metrics in numpy: ROC-AUC, average precision, recall@k, triplet accuracy, bootstrap intervals.
 
-Ties never help and never hurt: ROC-AUC counts a tied pair as one half (mid-ranks), average precision takes all items of
-equal score as one threshold (as scikit-learn does), recall@k breaks ties at random in expectation. A column whose truth
-has no positive or no negative has no answer and gives NaN; `tasks` leaves such columns out and says so.
+Ties never help and never hurt: ROC-AUC counts a tied pair as one half (mid-ranks), average precision takes
+all items of equal score as one threshold (as scikit-learn does), recall@k is the chance under random tie
+breaking. A column whose truth has no positive or no negative gives NaN; `tasks` leaves it out and says so.
 """
 
 import numpy as np
@@ -19,7 +19,7 @@ def roc_auc(scores, truth):
 
 
 def average_precision(scores, truth):
-    """Area under the precision-recall curve by steps: the sum of precision x gain in recall over the thresholds.
+    """Area under the precision-recall curve by steps: the sum over thresholds of precision x gain in recall.
 
     Shapes as `roc_auc`. Chance is `chance_average_precision`, near the share of positives.
     """
@@ -27,10 +27,11 @@ def average_precision(scores, truth):
 
 
 def chance_average_precision(positives, items):
-    """Expected average precision of a random ranking with `positives` true among `items` (arrays allowed), exactly.
+    """Expected average precision of a random ranking of N items with P positives (may be an array), exactly.
 
-    E[AP] = (1/P) sum_k P(item at rank k is true) E[precision at k | it is true]
-          = (1/N) sum_k (1 + (k-1)(P-1)/(N-1)) / k = (H_N + (N - H_N)(P-1)/(N-1)) / N,  H_N = 1 + 1/2 + ... + 1/N.
+    E[AP] = (1/P) sum over ranks k of Prob(item k is true) E[precision at k | item k is true]
+          = (1/N) sum_k (1 + (k-1)(P-1)/(N-1)) / k
+          = (H_N + (N - H_N)(P-1)/(N-1)) / N            with H_N = 1 + 1/2 + ... + 1/N.
     It lies above the prevalence P/N, by much when N is small: a lone positive among 10 has 0.29, not 0.10.
     """
     harmonic = np.sum(1 / np.arange(1, items + 1))
@@ -38,7 +39,7 @@ def chance_average_precision(positives, items):
 
 
 def recall_at_k(scores, targets, k):
-    """Per query, 1 when its one right item is among the k highest scores, ties broken at random (in expectation).
+    """Per query, 1 when its one right item is among the k highest scores; for ties, the chance that it is.
 
     scores (Q, N), targets (Q,) column of the right item -> (Q,) in [0, 1]. Chance is k/N.
     """
@@ -53,7 +54,7 @@ def target_ranks(scores, targets):
 
 
 def triplet_accuracy(positive, negative):
-    """Per triplet, 1 when the anchor is closer to the positive, 1/2 for a tie: similarities (T,), (T,) -> (T,)."""
+    """1 where the anchor is closer to the positive, 1/2 for a tie, else 0: cosines (T,), (T,) -> (T,)."""
     difference = np.asarray(positive) - np.asarray(negative)
     return (np.sign(difference) + 1) / 2
 
@@ -69,7 +70,7 @@ def interval(samples):
 
 
 def bootstrap_areas(scores, truth, seed=0, resamples=RESAMPLES):
-    """Macro (mean over columns) ROC-AUC and average precision on resampled rows: (N, C), (N, C) -> (R,), (R,).
+    """Macro (mean over columns) ROC-AUC and average precision on resampled rows: (N, C), (N, C) -> (2, R).
 
     Each column is sorted only once; a resample is then only how many times each row was drawn. A column that
     lost its last positive in a resample is left out of that resample's mean.
@@ -85,8 +86,8 @@ def bootstrap_areas(scores, truth, seed=0, resamples=RESAMPLES):
 
 
 def _sorted_truth(scores, truth):
-    """Sort each column by falling score. Returns three (C, N) arrays: the sorted truth, the order that sorted it,
-    and for each place the last place of its group of equal scores."""
+    """Sort each column by falling score. Returns three (C, N) arrays: the sorted truth, the order that sorted
+    it, and for each place the last place of its group of equal scores."""
     scores, truth = np.asarray(scores, np.float64), np.asarray(truth, bool)
     if scores.shape != truth.shape or scores.ndim not in (1, 2):
         raise ValueError(f"scores {scores.shape} and truth {truth.shape} must have one shape, (N,) or (N, C)")
@@ -102,15 +103,15 @@ def _sorted_truth(scores, truth):
 
 
 def _areas(truth, order, ends, counts=None):
-    """ROC-AUC (C,) and average precision (C,) of columns prepared by `_sorted_truth`, row i counted counts[i] times."""
+    """ROC-AUC (C,), average precision (C,) of what `_sorted_truth` returns, row i counted counts[i] times."""
     weights = np.ones(truth.shape) if counts is None else counts[order].astype(np.float64)
-    # True and false positives at the threshold of each place. Within a group of ties every place holds the group's
-    # final value, so the steps below are zero except at the group's first place.
+    # True and false positives at the threshold of each place. Within a group of ties every place holds the
+    # group's final value, so the steps below are zero except at the group's first place.
     hits = np.take_along_axis(np.cumsum(weights * truth, axis=1), ends, 1)
     misses = np.take_along_axis(np.cumsum(weights * ~truth, axis=1), ends, 1)
     new_hits, new_misses = np.diff(hits, axis=1, prepend=0), np.diff(misses, axis=1, prepend=0)
     positives, negatives = hits[:, -1], misses[:, -1]
-    with np.errstate(invalid="ignore", divide="ignore"):  # no positives or no negatives: 0/0 is the NaN we promise
+    with np.errstate(invalid="ignore", divide="ignore"):  # one class only: 0/0, the promised NaN
         auc = (new_misses * (hits - new_hits / 2)).sum(1) / (positives * negatives)
         # `maximum`: in a resample, places before the first drawn row hold 0 hits and 0 misses.
         precision = hits / np.maximum(hits + misses, 1)

@@ -1,0 +1,365 @@
+"""The four evaluations of the paper: zero-shot tagging, linear probe, playlist retrieval, text triplets.
+
+Each task takes (model, folder, recordings, audio, seed): `recordings` of the collection in `folder`, and
+`audio` (N, d), their embeddings by `embed_recordings` in the same order. Each returns a JSON-ready dict:
+
+    {"recordings": 408, "notes": ["..."],
+     "sets": {"genre": {"roc_auc": {"value": 0.9, "interval": [0.89, 0.91], "chance": 0.5}, ...}}}
+
+Recordings of the test split are judged; only the probe looks at the others. What cannot be judged (a label
+without positives) is left out and named in `notes`. What is missing raises MissingData, what is malformed
+UserError.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from mulan_min import metrics
+from mulan_min.audio import read_window
+from mulan_min.config import UserError
+from mulan_min.data import clip_seconds
+
+PROBE_C = tuple(10.0 ** np.arange(-1, 5))  # inverse strengths of regularisation tried, weak last; our choice
+
+
+class MissingData(UserError):
+    """The collection has not what this task needs; other tasks may still work."""
+
+
+def embed_recordings(model, recordings, chunk=64):
+    """One unit-length embedding a recording, the mean over the 10 s windows of its clip: (N, d) float64.
+
+    Raises AudioError naming an unreadable file, and UserError when the model's output is not finite.
+    """
+    rate, rows = model.config.front.sample_rate, []
+    bar = tqdm(total=len(recordings), desc="embedding", unit="recording", disable=None)  # None: if a terminal
+    for i in range(0, len(recordings), chunk):
+        part = recordings[i : i + chunk]
+        rows.append(finite(model.embed_audio([clip(r, rate) for r in part]), "audio"))
+        bar.update(len(part))
+    bar.close()
+    return np.concatenate(rows)
+
+
+def clip(recording, sample_rate):
+    """What `embed_audio` takes: the path of a whole file, the samples of a clip."""
+    if not recording.start and recording.duration is None:
+        return recording.audio
+    return read_window(recording.audio, recording.start, clip_seconds(recording), sample_rate)
+
+
+# ---- tagging ---------------------------------------------------------------------------
+
+
+def tagging(model, folder, recordings, audio, seed=0):
+    """Zero-shot tagging: how well cosine(recording, label) orders the test recordings, for each label set.
+
+    The label itself is the prompt, as in the paper; the figures are macro means over the labels of a set.
+    """
+    labels = read_labels(folder)
+    test, audio = in_split("test", folder, recordings, audio)
+    names = unique_labels(labels)
+    scores = audio @ embed_texts(model, names).T  # (N, C)
+    return score_labels(folder, labels, names, truth_table(test, names), {"": scores}, seed)
+
+
+def quick_tagging(audio_embeddings, text_embeddings, recordings, labels):
+    """Macro ROC-AUC per label set and nothing else, for validation while training: {set: float}.
+
+    audio_embeddings (N, d) of `recordings`, text_embeddings (C, d) of `unique_labels(labels)`. Labels that
+    cannot be judged on these recordings do not count; a set of only such labels is absent from the result.
+    """
+    names = unique_labels(labels)
+    scores = np.asarray(audio_embeddings) @ np.asarray(text_embeddings).T  # (N, C)
+    auc = metrics.roc_auc(scores, truth_table(recordings, names))
+    columns = {name: auc[[names.index(label) for label in members]] for name, members in labels.items()}
+    return {name: float(np.nanmean(values)) for name, values in columns.items() if not np.isnan(values).all()}
+
+
+def score_labels(folder, labels, names, truth, scores, seed):
+    """Figures per label set: truth (N, C); `scores` has an (N, C) table per prefix of the metrics' names."""
+    positives, items, usable = truth.sum(0), len(truth), two_classes(truth)
+    notes, sets = [], {}
+    for c in np.flatnonzero(~usable):
+        kind = "negatives" if positives[c] else "positives"
+        notes.append(f"{folder}: label '{names[c]}' has no {kind} in the test split; left out")
+    for name, members in labels.items():
+        kept = [c for c in map(names.index, members) if usable[c]]
+        if len(kept) < 2:
+            notes.append(f"{folder}: fewer than two labels of set '{name}' can be judged; left out")
+            continue
+        chance = float(metrics.chance_average_precision(positives[kept], items).mean())
+        sets[name] = {"labels": {names[c]: {"positives": int(positives[c])} for c in kept}}
+        for prefix, table in scores.items():
+            table, right = table[:, kept], truth[:, kept]
+            auc, average = metrics.roc_auc(table, right), metrics.average_precision(table, right)
+            auc_draws, average_draws = metrics.bootstrap_areas(table, right, seed)
+            sets[name][prefix + "roc_auc"] = figure(auc.mean(), auc_draws, 0.5)
+            sets[name][prefix + "average_precision"] = figure(average.mean(), average_draws, chance)
+            for c, a, p in zip(kept, auc, average):
+                sets[name]["labels"][names[c]][prefix + "roc_auc"] = float(a)
+                sets[name]["labels"][names[c]][prefix + "average_precision"] = float(p)
+    if not sets:
+        raise MissingData(f"{folder}/labels.json: no set has two labels on some but not all test recordings")
+    return {"recordings": items, "notes": notes, "sets": sets}
+
+
+# ---- probe -----------------------------------------------------------------------------
+
+
+def probe(model, folder, recordings, audio, seed=0):
+    """Linear probe: logistic regression on the train split's frozen embeddings, with zero-shot beside it.
+
+    One regression per label (one-vs-rest), all fitted at once; C is the value of PROBE_C, one for all labels,
+    with the best macro ROC-AUC on the valid split.
+    """
+    labels = read_labels(folder)
+    splits = {name: in_split(name, folder, recordings, audio) for name in ("train", "valid", "test")}
+    truth = {name: truth_table(part, unique_labels(labels)) for name, (part, _) in splits.items()}
+    learnable = two_classes(truth["train"])
+    names = [label for label, can in zip(unique_labels(labels), learnable) if can]
+    odd = [label for label in unique_labels(labels) if label not in names]
+    notes = [f"{folder}: label '{label}' is on none or all of the train split; not probed" for label in odd]
+    labels = {name: [label for label in members if label in names] for name, members in labels.items()}
+    truth = {name: table[:, learnable] for name, table in truth.items()}
+    (_, train), (_, valid), (_, test) = splits.values()
+    judged = two_classes(truth["valid"])
+    if not judged.any():
+        raise MissingData(f"{folder}: the probe needs labels on some but not all train and valid recordings")
+
+    weights, best, validation = None, None, {}
+    for C in PROBE_C:
+        weights = fit_logistic(train, truth["train"], C, weights)  # from the last solution: a warm start
+        auc = metrics.roc_auc(predict_logistic(weights, valid)[:, judged], truth["valid"][:, judged]).mean()
+        if auc > max(validation.values(), default=-1):
+            best = weights
+        validation[f"{C:g}"] = float(auc)
+
+    scores = {"": predict_logistic(best, test), "zero_shot_": test @ embed_texts(model, names).T}
+    result = score_labels(folder, labels, names, truth["test"], scores, seed)
+    chosen = float(max(validation, key=validation.get))
+    return result | {"notes": notes + result["notes"], "C": chosen, "valid_roc_auc_by_C": validation}
+
+
+def fit_logistic(x, truth, C, start=None):
+    """Logistic regressions, one per column, by L-BFGS: x (N, d), truth (N, K) bool -> (d + 1, K) float64.
+
+    Minimises |w|^2 / 2 + C sum_i log(1 + exp(-y_i (w.x_i + b))), y = +-1, as scikit-learn does; the last row
+    of the result is b, not regularised. The columns share no term, so minimising their sum minimises each.
+    """
+    from scipy.optimize import minimize  # slow to import, and only the probe needs it
+
+    x = np.column_stack([x, np.ones(len(x))])  # (N, d + 1)
+    sign, shape = np.where(truth, 1.0, -1.0), (x.shape[1], truth.shape[1])
+
+    def loss_and_gradient(flat):
+        w = flat.reshape(shape)
+        margin = sign * (x @ w)  # (N, K)
+        penalised = np.vstack([w[:-1], np.zeros(shape[1])])
+        # Divided by C N so that one tolerance suits every C and every size.
+        loss = (penalised**2).sum() / (2 * C * len(x)) + np.logaddexp(0, -margin).sum() / len(x)
+        pull = -sign * np.exp(-np.logaddexp(0, margin))  # d loss / d (x w): -y sigmoid(-margin)
+        return loss, ((penalised / C + x.T @ pull) / len(x)).ravel()
+
+    start = np.zeros(shape) if start is None else start
+    options = {"maxiter": 2000, "maxfun": 4000, "gtol": 1e-7, "ftol": 1e-13, "maxcor": 20}
+    fit = minimize(loss_and_gradient, start.ravel(), jac=True, method="L-BFGS-B", options=options)
+    return fit.x.reshape(shape)
+
+
+def predict_logistic(weights, x):
+    """Log-odds of each label: (d + 1, K), (N, d) -> (N, K)."""
+    return x @ weights[:-1] + weights[-1]
+
+
+# ---- retrieval -------------------------------------------------------------------------
+
+
+def retrieval(model, folder, recordings, audio, seed=0):
+    """Playlist title -> its recordings, and description -> its recordings, over all test recordings.
+
+    Rows of playlists.jsonl are grouped by their optional "set". Without that file every test recording is
+    asked for by its own first SF text (in imported collections its title).
+    """
+    test, audio = in_split("test", folder, recordings, audio)
+    path = Path(folder) / "playlists.jsonl"
+    if not path.is_file():
+        return retrieve_own_text(model, folder, test, audio, seed)
+    place = {r.id: i for i, r in enumerate(test)}
+    notes, members, outside = [], {}, 0
+    for number, row in read_rows(path, texts=("title",), optional=("description", "set")):
+        tracks = row.get("tracks")
+        if not isinstance(tracks, list) or not tracks:
+            raise UserError(f"{path}, line {number}: 'tracks' must be a list of recording ids")
+        right = np.zeros(len(test), bool)
+        right[[place[t] for t in tracks if t in place]] = True
+        outside += sum(t not in place for t in tracks)
+        if right.all() or not right.any():
+            notes.append(f"{path}, line {number}: holds none or all of the test recordings; left out")
+            continue
+        for kind in ("title", "description"):
+            if kind in row:
+                members.setdefault(f"{row.get('set', 'playlist')}/{kind}", []).append((row[kind], right))
+    if outside:
+        notes.append(f"{path}: {outside} tracks are not recordings of the test split; left out")
+    if not members:
+        raise MissingData(f"{path}: no playlist holds some but not all of the test recordings of {folder}")
+    sets = {}
+    for name, queries in members.items():
+        texts, right = zip(*queries)
+        right = np.stack(right, axis=1)  # (N, Q)
+        scores = audio @ embed_texts(model, texts).T  # (N, Q)
+        chance = metrics.chance_average_precision(right.sum(0), len(test)).mean()
+        sets[name] = {
+            "queries": len(texts),
+            "roc_auc": mean_figure(metrics.roc_auc(scores, right), 0.5, seed),
+            "average_precision": mean_figure(metrics.average_precision(scores, right), chance, seed),
+        }
+    return {"recordings": len(test), "notes": notes, "sets": sets}
+
+
+def retrieve_own_text(model, folder, test, audio, seed):
+    """Each test recording's first SF text must find that recording among all that have such a text."""
+    kept = [i for i, r in enumerate(test) if r.text.get("sf")]
+    if len(kept) < 2:
+        raise MissingData(f"{folder}: retrieval needs playlists.jsonl, or two test recordings with SF text")
+    scores = embed_texts(model, [test[i].text["sf"][0] for i in kept]) @ audio[kept].T  # (Q, N), Q = N
+    size, targets = len(kept), np.arange(len(kept))
+    truth, ranks = np.eye(size, dtype=bool), metrics.target_ranks(scores, targets)
+    rank_draws = np.median(ranks[metrics.bootstrap_draws(size, seed)], axis=1)
+    chance = metrics.chance_average_precision(1, size)
+    own = {
+        "queries": size,
+        "roc_auc": mean_figure(metrics.roc_auc(scores.T, truth), 0.5, seed),
+        "average_precision": mean_figure(metrics.average_precision(scores.T, truth), chance, seed),
+        "recall_at_1": mean_figure(metrics.recall_at_k(scores, targets, 1), 1 / size, seed),
+        "recall_at_10": mean_figure(metrics.recall_at_k(scores, targets, 10), min(10 / size, 1), seed),
+        "median_rank": figure(np.median(ranks), rank_draws, (size + 1) / 2),
+    }
+    note = f"{folder} has no playlists.jsonl; each recording is asked for by its own first SF text"
+    return {"recordings": size, "notes": [note], "sets": {"own text": own}}
+
+
+# ---- triplets --------------------------------------------------------------------------
+
+
+def triplet(model, folder, recordings=None, audio=None, seed=0):
+    """Text triplets: is the anchor nearer to its positive than to its negative? A tie counts half.
+
+    No audio is heard. Resampling draws anchors, since the triplets of one anchor are not independent.
+    """
+    path = Path(folder) / "triplets.jsonl"
+    rows = [row for _, row in read_rows(path, texts=("set", "anchor", "positive", "negative"))]
+    roles = ("anchor", "positive", "negative")
+    texts = list(dict.fromkeys(row[role] for row in rows for role in roles))  # each is embedded once
+    vectors = dict(zip(texts, embed_texts(model, texts)))
+    sets = {}
+    for name in dict.fromkeys(row["set"] for row in rows):
+        members = [row for row in rows if row["set"] == name]
+        table = {role: np.stack([vectors[row[role]] for row in members]) for role in roles}  # (T, d) each
+        near, far = ((table["anchor"] * table[role]).sum(1) for role in ("positive", "negative"))
+        right = metrics.triplet_accuracy(near, far)
+        anchors, group = np.unique([row["anchor"] for row in members], return_inverse=True)
+        sums, sizes = np.bincount(group, right), np.bincount(group)  # per anchor
+        draws = metrics.bootstrap_draws(len(anchors), seed)
+        accuracy = figure(right.mean(), sums[draws].sum(1) / sizes[draws].sum(1), 0.5)
+        sets[name] = {"triplets": len(members), "anchors": len(anchors), "accuracy": accuracy}
+    return {"recordings": 0, "notes": [], "sets": sets}
+
+
+# ---- what they share -------------------------------------------------------------------
+
+
+def read_labels(folder):
+    """labels.json -> {set: [label, ...]}. Raises MissingData if there is none, UserError on a fault."""
+    path, form = Path(folder) / "labels.json", '{"set name": ["label", ...]}'
+    if not path.is_file():
+        raise MissingData(f"{path}: no such file; it should hold {form}")
+    try:
+        labels = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error})") from None
+    if not isinstance(labels, dict) or not labels or not all(isinstance(x, list) for x in labels.values()):
+        raise UserError(f"{path}: must hold {form}")
+    for name, members in labels.items():
+        for label in members:
+            if not isinstance(label, str) or not label.strip():
+                raise UserError(f"{path}: set '{name}' has an empty label; give it a name or delete it")
+            if members.count(label) > 1:
+                raise UserError(f"{path}: set '{name}' lists '{label}' twice")
+    return labels
+
+
+def unique_labels(labels):
+    """Every label of every set once, in the order of appearance."""
+    return list(dict.fromkeys(label for members in labels.values() for label in members))
+
+
+def truth_table(recordings, names):
+    """Which label is a tag of which recording: (N, C) bool."""
+    column = {name: c for c, name in enumerate(names)}
+    table = np.zeros((len(recordings), len(names)), bool)
+    for i, recording in enumerate(recordings):
+        table[i, [column[tag] for tag in recording.tags if tag in column]] = True
+    return table
+
+
+def two_classes(truth):
+    """Which columns have both positives and negatives: (N, C) bool -> (C,) bool."""
+    return truth.any(0) & ~truth.all(0)
+
+
+def in_split(split, folder, recordings, audio):
+    """The recordings of one split, and their rows of `audio`. Raises MissingData when fewer than two."""
+    rows = [i for i, r in enumerate(recordings) if r.split == split]
+    if len(rows) < 2:
+        raise MissingData(f"{folder}: {len(rows)} recordings have split '{split}', and two are needed")
+    return [recordings[i] for i in rows], audio[rows]
+
+
+def embed_texts(model, texts):
+    """(n, d) float64. Raises UserError when the model's output is not finite."""
+    return finite(model.embed_text(list(texts)), "text")
+
+
+def finite(vectors, kind):
+    vectors = vectors.numpy().astype(np.float64)
+    if not np.isfinite(vectors).all():
+        raise UserError(f"the model's {kind} embeddings are not all finite numbers; train it again")
+    return vectors
+
+
+def read_rows(path, texts, optional=()):
+    """A JSON-lines file as [(line number, row)]; the keys `texts` and `optional` hold non-empty texts."""
+    if not path.is_file():
+        raise MissingData(f"{path}: no such file")
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise UserError(f"{path}, line {number}: not JSON ({error})") from None
+        if not isinstance(row, dict):
+            raise UserError(f"{path}, line {number}: must be a JSON object with {', '.join(texts)}")
+        for key in texts + tuple(key for key in optional if key in row):
+            if not isinstance(row.get(key), str) or not row[key].strip():
+                raise UserError(f"{path}, line {number}: '{key}' must be a non-empty text")
+        rows.append((number, row))
+    if not rows:
+        raise MissingData(f"{path}: it is empty")
+    return rows
+
+
+def figure(value, samples, chance):
+    """A figure with its 95 % interval from resamples, and the value a random model would have."""
+    return {"value": float(value), "interval": metrics.interval(samples), "chance": float(chance)}
+
+
+def mean_figure(values, chance, seed):
+    """The mean of one value a query, resampling queries."""
+    return figure(values.mean(), values[metrics.bootstrap_draws(len(values), seed)].mean(1), chance)

@@ -1,0 +1,295 @@
+"""The four tasks on a tiny collection with known embeddings, whose figures are worked out by hand; the probe
+against scikit-learn; and one clear line for everything that can be missing or wrong."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from mulan_min import tasks
+from mulan_min.config import UserError
+from mulan_min.data import Recording
+
+
+class StubModel:
+    """Looks vectors up: a recording's by its file name, a text's by itself."""
+
+    config = SimpleNamespace(front=SimpleNamespace(sample_rate=16000))
+
+    def __init__(self, texts):
+        self.texts, self.heard = texts, []
+
+    def embed_audio(self, items):
+        self.heard += items
+        return torch.ones(len(items), 2)
+
+    def embed_text(self, texts):
+        return torch.from_numpy(np.array([self.texts[text] for text in texts], dtype=np.float32))
+
+
+def recording(name, tags=(), split="test", **more):
+    return Recording(id=name, audio=f"{name}.wav", split=split, text=more.pop("text", {}), tags=list(tags), **more)
+
+
+def write(folder, name, rows):
+    lines = [json.dumps(rows)] if name == "labels.json" else [json.dumps(row) for row in rows]
+    (folder / name).write_text("\n".join(lines))
+
+
+# Four recordings on a line; "up" orders them d c b a, "down" a b c d, "flat" not at all.
+AUDIO = np.array([[0.1, 1.0], [0.2, 1.0], [0.3, 1.0], [0.4, 1.0]])
+TEXTS = {"up": [1, 0], "down": [-1, 0], "flat": [0, 1], "never": [1, 1], "always": [1, 1]}
+FOUR = [recording("a", ["up", "always"]), recording("b", ["down", "always"]),
+        recording("c", ["up", "flat", "always"]), recording("d", ["up", "always"])]  # fmt: skip
+
+
+def test_tagging_by_hand(tmp_path):
+    write(tmp_path, "labels.json", {"all": ["up", "down", "flat"], "pair": ["up", "flat", "never", "always"], "one": ["up"]})
+    train = recording("x", ["never"], split="train")  # must not count
+    result = tasks.tagging(StubModel(TEXTS), tmp_path, [train, *FOUR], np.vstack([[9, 9], AUDIO]))
+    assert result["recordings"] == 4
+    # up: positives a, c, d on ranks 4, 2, 1: 2 of 3 pairs with b are right; AP = (1 + 1 + 3/4) / 3.
+    # down: positive b on rank 2 of a b c d: 2 of 3 pairs; AP = 1/2. flat: all tied, AUC 1/2, AP = prevalence 1/4.
+    everything = result["sets"]["all"]
+    assert everything["roc_auc"]["value"] == pytest.approx((2 / 3 + 2 / 3 + 1 / 2) / 3)
+    assert everything["average_precision"]["value"] == pytest.approx((2.75 / 3 + 1 / 2 + 1 / 4) / 3)
+    assert everything["roc_auc"]["chance"] == 0.5
+    # Mean AP over all rankings: of one positive among 4, (1 + 1/2 + 1/3 + 1/4) / 4 = 25/48; of three, by its place
+    # of the negative 1..4: (1/2 + 2/3 + 3/4, 1 + 2/3 + 3/4, 1 + 1 + 3/4, 3) / 3.
+    three = np.mean([23 / 12, 29 / 12, 33 / 12, 36 / 12]) / 3
+    assert everything["average_precision"]["chance"] == pytest.approx((three + 25 / 48 + 25 / 48) / 3)
+    low, high = everything["roc_auc"]["interval"]
+    assert 0 <= low <= everything["roc_auc"]["value"] <= high <= 1 and low < high
+    assert everything["labels"]["down"] == {
+        "positives": 1, "roc_auc": pytest.approx(2 / 3), "average_precision": pytest.approx(1 / 2)}  # fmt: skip
+    # Labels that are on none or all of the recordings leave a set of two; a set of one is left out. All is said.
+    assert result["sets"]["pair"]["roc_auc"]["value"] == pytest.approx((2 / 3 + 1 / 2) / 2)
+    assert set(result["sets"]) == {"all", "pair"}
+    notes = "\n".join(result["notes"])
+    for said in ("'never' has no positives", "'always' has no negatives", "fewer than two labels of set 'one'"):
+        assert said in notes
+    json.dumps(result, allow_nan=False)
+
+
+def test_quick_tagging_equals_tagging(tmp_path):
+    labels = {"all": ["up", "down", "flat", "never"], "odd": ["never", "always"]}
+    write(tmp_path, "labels.json", labels)
+    vectors = torch.tensor([TEXTS[name] for name in tasks.unique_labels(labels)], dtype=torch.float32)
+    quick = tasks.quick_tagging(torch.tensor(AUDIO, dtype=torch.float32), vectors, FOUR, labels)
+    slow = tasks.tagging(StubModel(TEXTS), tmp_path, FOUR, AUDIO)
+    assert quick == {"all": pytest.approx(slow["sets"]["all"]["roc_auc"]["value"])}
+
+
+def test_retrieval_by_hand(tmp_path):
+    write(tmp_path, "playlists.jsonl", [
+        {"title": "up", "description": "down", "tracks": ["c", "d"]},
+        {"title": "down", "tracks": ["b", "elsewhere"]},
+        {"title": "flat", "tracks": ["a"], "set": "other"},
+        {"title": "up", "tracks": ["elsewhere"]},
+    ])  # fmt: skip
+    result = tasks.retrieval(StubModel(TEXTS), tmp_path, FOUR, AUDIO)
+    sets = result["sets"]
+    assert set(sets) == {"playlist/title", "playlist/description", "other/title"}
+    assert sets["playlist/title"]["queries"] == 2
+    assert sets["playlist/title"]["roc_auc"]["value"] == pytest.approx((1 + 2 / 3) / 2)
+    assert sets["playlist/title"]["average_precision"]["value"] == pytest.approx((1 + 1 / 2) / 2)
+    assert sets["playlist/description"]["roc_auc"]["value"] == 0.0
+    assert sets["playlist/description"]["average_precision"]["value"] == pytest.approx((1 / 3 + 2 / 4) / 2)
+    # One right item: (1 + 1/2 + 1/3 + 1/4) / 4. Two, over the six pairs of places:
+    two = np.mean([(1 / i + 2 / j) / 2 for i in range(1, 5) for j in range(i + 1, 5)])
+    assert sets["playlist/title"]["average_precision"]["chance"] == pytest.approx((25 / 48 + two) / 2)
+    assert sets["other/title"]["roc_auc"]["value"] == 0.5
+    assert "2 tracks are not recordings of the test split" in "\n".join(result["notes"])
+    assert "line 4: holds none or all" in "\n".join(result["notes"])
+
+
+def test_retrieval_without_playlists_asks_for_each_recording_by_its_own_text(tmp_path):
+    test = [recording(name, text={"sf": [name, "up"]}) for name in "abc"] + [recording("untitled")]
+    model = StubModel({"a": [1, 0, 0], "b": [1, 0, 0], "c": [0, 1, 1]})
+    audio = np.array([[1.0, 0, 0], [0.5, 0, 0], [0, 0, 1.0], [5, 5, 5]])
+    result = tasks.retrieval(model, tmp_path, test, audio)
+    own = result["sets"]["own text"]
+    # Scores: a and b both [1, .5, 0], c [0, 0, 1]: a and c find themselves first, b second.
+    assert result["recordings"] == 3
+    assert own["recall_at_1"]["value"] == pytest.approx(2 / 3) and own["recall_at_1"]["chance"] == pytest.approx(1 / 3)
+    assert own["recall_at_10"]["value"] == 1.0 == own["recall_at_10"]["chance"]
+    assert own["median_rank"]["value"] == 1.0 and own["median_rank"]["chance"] == 2.0
+    assert own["roc_auc"]["value"] == pytest.approx((1 + 1 / 2 + 1) / 3)
+    assert own["average_precision"]["value"] == pytest.approx((1 + 1 / 2 + 1) / 3)
+
+
+def test_triplets_by_hand(tmp_path):
+    def row(set_, anchor, positive, negative):
+        return {"set": set_, "anchor": anchor, "positive": positive, "negative": negative}
+
+    write(tmp_path, "triplets.jsonl", [
+        row("ontology", "up", "never", "down"), row("ontology", "up", "down", "never"),
+        row("ontology", "up", "never", "always"), row("playlist", "flat", "never", "up"),
+    ])  # fmt: skip
+    sets = tasks.triplet(StubModel(TEXTS), tmp_path)["sets"]
+    assert sets["ontology"]["accuracy"]["value"] == pytest.approx(0.5)  # right, wrong, tied
+    assert sets["ontology"]["triplets"] == 3 and sets["ontology"]["anchors"] == 1
+    assert sets["ontology"]["accuracy"]["interval"] == [0.5, 0.5]  # one anchor: nothing to resample
+    assert sets["playlist"]["accuracy"] == {"value": 1.0, "interval": [1.0, 1.0], "chance": 0.5}
+
+
+# ---- probe -----------------------------------------------------------------------------
+
+
+def cloud(seed, size, labels=4, width=6):
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(size, width))
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    slope = np.random.default_rng(99).normal(size=(width, labels))
+    return x, x @ slope + 0.3 * rng.normal(size=(size, labels)) > [[-1, 0, 0.5, 1]]
+
+
+@pytest.mark.parametrize("C", [0.1, 1.0, 1000.0])
+def test_logistic_regressions_equal_scikit_learn(C):
+    linear = pytest.importorskip("sklearn.linear_model", reason="scikit-learn is the oracle")
+    x, truth = cloud(0, 300)
+    weights = tasks.fit_logistic(x, truth, C)
+    for k in range(truth.shape[1]):
+        oracle = linear.LogisticRegression(C=C, tol=1e-10, max_iter=10000).fit(x, truth[:, k])
+        np.testing.assert_allclose(weights[:-1, k], oracle.coef_[0], rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(weights[-1, k], oracle.intercept_[0], rtol=1e-4, atol=1e-4)
+        probability = 1 / (1 + np.exp(-tasks.predict_logistic(weights, x)[:, k]))
+        np.testing.assert_allclose(probability, oracle.predict_proba(x)[:, 1], atol=1e-4)
+
+
+def probe_world(folder):
+    labels = ["w", "x", "y", "z"]
+    write(folder, "labels.json", {"all": labels + ["rare"]})
+    recordings, rows = [], []
+    for split, size in (("train", 400), ("valid", 100), ("test", 150)):
+        x, truth = cloud(size, size)
+        rows.append(x)
+        recordings += [recording(f"{split}{i}", [labels[k] for k in np.flatnonzero(row)], split)
+                       for i, row in enumerate(truth)]  # fmt: skip
+    recordings[-1].tags.append("rare")  # only in the test split: cannot be learnt
+    return recordings, np.concatenate(rows), {name: np.eye(6)[k] for k, name in enumerate(labels)}
+
+
+def test_probe_fits_train_chooses_on_valid_and_reports_test(tmp_path):
+    linear = pytest.importorskip("sklearn.linear_model", reason="scikit-learn is the oracle")
+    recordings, audio, texts = probe_world(tmp_path)
+    result = tasks.probe(StubModel(texts), tmp_path, recordings, audio)
+    figures = result["sets"]["all"]
+    # The same by scikit-learn, one label and one C after the other.
+    from sklearn.metrics import roc_auc_score
+
+    truth = tasks.truth_table(recordings, list(texts))
+    parts = {"train": slice(0, 400), "valid": slice(400, 500), "test": slice(500, 650)}
+
+    def macro(part, C):
+        areas = []
+        for k in range(4):
+            fit = linear.LogisticRegression(C=C, tol=1e-8, max_iter=5000).fit(audio[parts["train"]], truth[:400, k])
+            areas.append(roc_auc_score(truth[parts[part], k], fit.decision_function(audio[parts[part]])))
+        return np.mean(areas)
+
+    by_C = {C: macro("valid", C) for C in tasks.PROBE_C}
+    assert len(set(np.round(list(by_C.values()), 6))) > 1  # else the choice of C would go untested
+    for C, value in by_C.items():
+        assert result["valid_roc_auc_by_C"][f"{C:g}"] == pytest.approx(value, abs=2e-3)
+    best = result["C"]
+    assert by_C[best] == pytest.approx(max(by_C.values()), abs=2e-3)
+    assert figures["roc_auc"]["value"] == pytest.approx(macro("test", best), abs=2e-3)
+    zero_shot = np.mean([roc_auc_score(truth[500:, k], audio[500:, k]) for k in range(4)])
+    assert figures["zero_shot_roc_auc"]["value"] == pytest.approx(zero_shot, abs=1e-12)
+    assert figures["roc_auc"]["value"] > figures["zero_shot_roc_auc"]["value"] + 0.03
+    assert any("'rare' is on none or all of the train split" in note for note in result["notes"])
+    json.dumps(result, allow_nan=False)
+
+
+def test_probe_never_looks_at_the_answers_of_the_test_split(tmp_path):
+    recordings, audio, texts = probe_world(tmp_path)
+    before = tasks.probe(StubModel(texts), tmp_path, recordings, audio)
+    for r in recordings[500:]:
+        r.tags = [name for name in texts if name not in r.tags]  # the truth turned upside down
+    after = tasks.probe(StubModel(texts), tmp_path, recordings, audio)
+    assert after["C"] == before["C"]
+    assert after["sets"]["all"]["roc_auc"]["value"] == pytest.approx(1 - before["sets"]["all"]["roc_auc"]["value"])
+
+
+# ---- embedding -------------------------------------------------------------------------
+
+
+def test_clips_are_cut_out_of_their_files_and_whole_files_go_by_path(tmp_path):
+    path = tmp_path / "ramp.wav"
+    ramp = np.linspace(0, 0.5, 4 * 16000, dtype=np.float32)
+    soundfile.write(path, ramp, 16000, subtype="FLOAT")
+    clips = [Recording("whole", path, "test", {}), Recording("end", path, "test", {}, start=3.0),
+             Recording("middle", path, "test", {}, start=1.0, duration=2.0),
+             Recording("beyond", path, "test", {}, start=3.0, duration=9.0)]  # fmt: skip
+    model = StubModel({})
+    assert tasks.embed_recordings(model, clips, chunk=3).shape == (4, 2)
+    assert model.heard[0] == path
+    np.testing.assert_array_equal(model.heard[1], ramp[48000:])
+    np.testing.assert_array_equal(model.heard[2], ramp[16000:48000])
+    np.testing.assert_array_equal(model.heard[3], ramp[48000:])  # a clip ends with its file, no silence is added
+
+
+def test_embeddings_that_are_not_finite_are_refused(tmp_path):
+    model = StubModel({"up": [np.nan, 0], "down": [1, 0]})
+    write(tmp_path, "labels.json", {"all": ["up", "down"]})
+    with pytest.raises(UserError, match="text embeddings are not all finite"):
+        tasks.tagging(model, tmp_path, FOUR, AUDIO)
+    model.embed_audio = lambda items: torch.full((len(items), 2), torch.inf)
+    with pytest.raises(UserError, match="audio embeddings are not all finite"):
+        tasks.embed_recordings(model, FOUR)
+
+
+# ---- one clear line --------------------------------------------------------------------
+
+
+def one_line(error):
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("task, name, content, missing, said", [
+    ("tagging", "labels.json", None, True, "labels.json: no such file"),
+    ("tagging", "labels.json", "{", False, "not JSON"),
+    ("tagging", "labels.json", '["up"]', False, "must hold"),
+    ("tagging", "labels.json", "{}", False, "must hold"),
+    ("tagging", "labels.json", '{"all": ["up", " "]}', False, "set 'all' has an empty label"),
+    ("tagging", "labels.json", '{"all": ["up", "up"]}', False, "lists 'up' twice"),
+    ("tagging", "labels.json", '{"all": ["never", "always"]}', True, "no set has two labels"),
+    ("tagging", "labels.json", '{"all": ["up"]}', True, "no set has two labels"),
+    ("probe", "labels.json", None, True, "labels.json: no such file"),
+    ("probe", "labels.json", '{"all": ["up", "down"]}', True, "0 recordings have split 'train'"),
+    ("retrieval", "playlists.jsonl", None, True, "two test recordings with SF text"),
+    ("retrieval", "playlists.jsonl", "", True, "it is empty"),
+    ("retrieval", "playlists.jsonl", "[1]", False, "line 1: must be a JSON object"),
+    ("retrieval", "playlists.jsonl", '{"title": "", "tracks": ["a"]}', False, "line 1: 'title' must be"),
+    ("retrieval", "playlists.jsonl", '{"title": "up", "tracks": []}', False, "line 1: 'tracks' must be"),
+    ("retrieval", "playlists.jsonl", '{"title": "up", "tracks": ["q"]}', True, "no playlist holds some"),
+    ("triplet", "triplets.jsonl", None, True, "triplets.jsonl: no such file"),
+    ("triplet", "triplets.jsonl", '\n{"set": "s", "anchor": "up", "positive": "up"}', False, "line 2: 'negative'"),
+    ("triplet", "triplets.jsonl", "{]", False, "line 1: not JSON"),
+])  # fmt: skip
+def test_faults_of_the_collection(tmp_path, task, name, content, missing, said):
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    with pytest.raises(UserError) as error:
+        getattr(tasks, task)(StubModel(TEXTS), tmp_path, FOUR, AUDIO)
+    assert said in one_line(error) and str(tmp_path) in one_line(error)
+    assert isinstance(error.value, tasks.MissingData) == missing
+
+
+def test_a_collection_without_a_test_split(tmp_path):
+    write(tmp_path, "labels.json", {"all": ["up", "down"]})
+    with pytest.raises(tasks.MissingData, match="0 recordings have split 'test'"):
+        tasks.tagging(StubModel(TEXTS), tmp_path, [recording("a", split="train")], AUDIO[:1])
+
+
+def test_a_probe_without_a_valid_answer(tmp_path):
+    recordings, audio, texts = probe_world(tmp_path)
+    for r in recordings[400:500]:
+        r.tags = []
+    with pytest.raises(tasks.MissingData, match="train and valid"):
+        tasks.probe(StubModel(texts), tmp_path, recordings, audio)
