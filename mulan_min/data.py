@@ -168,9 +168,9 @@ class Batches(Dataset):
     def read(self, source, index, place):
         """(window, recording): of the one asked for, or of its source's next one that can be read."""
         front, members = self.config.front, self.sampler.members[source]
-        place = int(np.searchsorted(members, index))
+        first = int(np.searchsorted(members, index))
         for turn in range(len(members)):
-            index = int(members[(place + turn) % len(members)])
+            index = int(members[(first + turn) % len(members)])
             if index in self.lost:
                 continue
             try:

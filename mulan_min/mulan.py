@@ -30,7 +30,7 @@ class AudioTower(nn.Module):
         super().__init__()
         front, tower = config.front, config.tower
         self.front = front
-        self.mel = LogMel(front.n_mels, dialect=front.dialect, sample_rate=front.sample_rate, hop=front.hop)
+        self.mel = LogMel(front.n_mels, front.dialect, front.sample_rate, hop=front.hop, mean=front.mel_mean, std=front.mel_std)
         if tower.audio == "resnet50":
             self.net = ResNet50(tower.resnet_width)
             width = 32 * tower.resnet_width
@@ -43,7 +43,7 @@ class AudioTower(nn.Module):
         self.project = nn.Linear(width, config.joint.dim)
 
     def forward(self, waves):
-        x = (self.mel(waves) - self.front.mel_mean) / (2 * self.front.mel_std)      # (B, mels, frames), sd 0.5 as in AST
+        x = self.mel.normalise(self.mel(waves))      # (B, mels, frames), mean 0 and sd 0.5 as in AST
         if self.training:
             x = spec_augment(x, self.front.freq_mask, self.front.time_mask)
         return F.normalize(self.project(self.net(x)).float(), dim=-1)

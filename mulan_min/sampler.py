@@ -24,12 +24,11 @@ class Sampler:
                 rest = ",".join(f"{name}={share}" for name, share in ratio.items() if members.get(name))
                 raise UserError(f"no training recording has '{source}' text; leave the source out with --ratio {rest}")
         self.members = {source: np.asarray(members[source]) for source in ratio}
-        self.batch_size, self.seed = batch_size, seed
+        self.ratio, self.batch_size, self.seed = ratio, batch_size, seed
         # Interleaved (sf lf pl aset sf lf), so that a small batch holds every source too.
         self.pattern = [source for turn in range(max(ratio.values())) for source in ratio if turn < ratio[source]]
-        self.plan_group = lru_cache(maxsize=2)(self.plan_group)
-        self.order = lru_cache(maxsize=4 * len(ratio))(self.order)
 
+    @lru_cache(maxsize=16)
     def order(self, source, epoch):
         """The order in which `source` is walked in its own epoch: a permutation of its members."""
         rng = np.random.default_rng((self.seed, zlib.crc32(source.encode()), epoch))
@@ -42,32 +41,39 @@ class Sampler:
 
     def batch(self, step):
         """[(source, recording index)] of global batch `step`, batch_size long."""
-        return self.plan_group(step // GROUP)[step % GROUP]
+        group, place = divmod(step + GROUP // 2, GROUP)
+        return [(source, recording) for source, recording, _ in self.settled(group)[place]]
 
-    def plan_group(self, group):
-        """GROUP batches. Where a recording occurs twice in a batch, one of the two trades places with a draw of the same
-        source and epoch in another batch of the group: the walks stay walks, and no state is carried between groups."""
-        batches = [[self.slot(step * self.batch_size + i) for i in range(self.batch_size)]
-                   for step in range(group * GROUP, (group + 1) * GROUP)]
-        held = [Counter(recording for _, recording, _ in batch) for batch in batches]
-        for b, batch in enumerate(batches):
-            for i in range(self.batch_size):
-                if held[b][batch[i][1]] > 1:
-                    self.trade(batches, held, b, i)
-        return [[(source, recording) for source, recording, _ in batch] for batch in batches]
+    @lru_cache(maxsize=3)
+    def planned(self, group):
+        """Batches of steps GROUP * group and on, traded among themselves."""
+        return untangle([[self.slot(step * self.batch_size + i) for i in range(self.batch_size)]
+                         for step in range(group * GROUP, (group + 1) * GROUP)])
+
+    @lru_cache(maxsize=2)
+    def settled(self, group):
+        """Batches of steps GROUP * group - GROUP / 2 and on: halves of two planned groups, traded once more for the sake
+        of an epoch that begins or ends with the first or last batch of a group and found no partner there."""
+        before = self.planned(group - 1)[GROUP // 2:] if group else [[]] * (GROUP // 2)
+        return untangle([list(batch) for batch in before + self.planned(group)[:GROUP // 2]])
 
     def slot(self, i):
         """Slot i of the stream -> (source, recording, epoch of the source)."""
         turn, place = divmod(i, len(self.pattern))
         source = self.pattern[place]
-        k = turn * self.pattern.count(source) + self.pattern[:place].count(source)
+        k = turn * self.ratio[source] + self.pattern[:place].count(source)
         return source, self.entry(source, k), k // len(self.members[source])
 
-    @staticmethod
-    def trade(batches, held, b, i):
+
+def untangle(batches):
+    """Where a recording occurs twice in a batch, one of the two trades places with a draw of the same source and epoch in
+    another batch: walks stay walks, and no state is carried from group to group. Changes and returns `batches`."""
+    held = [Counter(recording for _, recording, _ in batch) for batch in batches]
+
+    def trade(b, i):
         source, recording, epoch = batches[b][i]
         for c, other in enumerate(batches):
-            if c == b or held[c][recording]:
+            if held[c][recording]:
                 continue
             for j, (their_source, theirs, their_epoch) in enumerate(other):
                 if (their_source, their_epoch) == (source, epoch) and not held[b][theirs]:
@@ -75,3 +81,9 @@ class Sampler:
                     held[b].update({recording: -1, theirs: 1})
                     held[c].update({recording: 1, theirs: -1})
                     return
+
+    for b, batch in enumerate(batches):
+        for i in range(len(batch)):
+            if held[b][batch[i][1]] > 1:
+                trade(b, i)
+    return batches

@@ -1,0 +1,68 @@
+"""A checkpoint is whole or absent, and is never executed."""
+import os
+import pickle
+
+import pytest
+import torch
+
+from mulan_min import checkpoint
+from mulan_min.config import UserError
+
+
+def test_round_trip_to_the_bit(tmp_path):
+    state = {"step": 3, "model": {"w": torch.randn(5)}, "best": float("-inf"), "config": {"a": {"b": [1, "x"]}}}
+    checkpoint.save(tmp_path / "run" / "last.pt", state)
+    back = checkpoint.load(tmp_path / "run" / "last.pt")
+    assert torch.equal(back["model"]["w"], state["model"]["w"]) and back["config"] == state["config"]
+    assert os.listdir(tmp_path / "run") == ["last.pt"]
+
+
+def test_a_failed_save_keeps_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "last.pt"
+    checkpoint.save(path, {"step": 1})
+
+    def disk_full(state, file):
+        with open(file, "wb") as half:
+            half.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", disk_full)
+    with pytest.raises(UserError, match="No space left"):
+        checkpoint.save(path, {"step": 2})
+    assert checkpoint.load(path)["step"] == 1 and os.listdir(tmp_path) == ["last.pt"]
+
+
+@pytest.mark.parametrize("keep", [0, 10, 0.5, -1])
+def test_truncated_files_are_refused(tmp_path, keep):
+    path = tmp_path / "last.pt"
+    checkpoint.save(path, {"model": torch.randn(1000)})
+    data = path.read_bytes()
+    path.write_bytes(data[:int(keep * len(data)) if keep == 0.5 else keep])
+    with pytest.raises(UserError, match="last.pt: not a checkpoint"):
+        checkpoint.load(path)
+
+
+class Evil:
+    def __reduce__(self):
+        return os.mkdir, ("pwned",)
+
+
+def test_pickled_code_is_not_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"format": 1, "model": Evil()}, "evil.pt")
+    with open("plain.pt", "wb") as file:
+        pickle.dump(Evil(), file)
+    for name in ("evil.pt", "plain.pt"):
+        with pytest.raises(UserError, match=name):
+            checkpoint.load(name)
+    assert not os.path.exists("pwned")
+
+
+def test_missing_and_foreign_files(tmp_path):
+    with pytest.raises(UserError, match="train first"):
+        checkpoint.load(tmp_path / "none.pt")
+    torch.save({"state_dict": {}}, tmp_path / "foreign.pt")
+    with pytest.raises(UserError, match="not a checkpoint of this version"):
+        checkpoint.load(tmp_path / "foreign.pt")
+    with pytest.raises(UserError, match="no checkpoint"):
+        checkpoint.best_of(tmp_path)

@@ -1,0 +1,149 @@
+"""Manifests, windows and batches on small real folders."""
+import json
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from mulan_min import data
+from mulan_min.config import UserError, resolve
+from mulan_min.data import Batches, ManifestError, check_lost, clip_seconds, loader, read_clip_window, read_manifest
+from mulan_min.wordpiece import train_wordpiece
+
+RATE = 16000
+
+
+def ramp(seconds, level):
+    """A signal whose value tells its time: level + t / 100."""
+    return (level + np.arange(round(seconds * RATE)) / RATE / 100).astype(np.float32)
+
+
+def make_folder(folder, count=8, seconds=3.0, **changes):
+    """`count` recordings; recording i is a ramp that starts at i / 20."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for i in range(count):
+        soundfile.write(folder / f"{i}.wav", ramp(seconds, i / 20), RATE, subtype="FLOAT")
+        rows.append({"id": f"r{i}", "audio": f"{i}.wav", "split": "train", "tags": ["secret"],
+                     "text": {s: [f"{s} words of number{i}"] for s in ("sf", "lf", "pl", "aset")}, **changes})
+    write_rows(folder, rows)
+    return rows
+
+
+def write_rows(folder, rows):
+    (folder / "manifest.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+
+
+def make_batches(folder, **typed):
+    config = resolve({"preset": "smoke", "batch_size": 6, "seconds": 1.0, "steps": 40, "workers": 0, **typed})
+    recordings = data.read_collection([folder], "train")
+    return Batches(recordings, config, train_wordpiece([t for r in recordings for ts in r.text.values() for t in ts], 200))
+
+
+@pytest.mark.parametrize("change, message", [
+    ("{not json", "not JSON"), ("[1]", "must be a JSON object"),
+    ({"id": ""}, "key 'id'"), ({"audio": None}, "key 'audio'"), ({"text": "x"}, "key 'text'"), ({"split": "dev"}, "split 'dev'"),
+    ({"id": "r0"}, "id 'r0' occurs in line 1 already"), ({"audio": "none.wav"}, "none.wav is not there"),
+    ({"text": {"sf": [" "]}}, "text 'sf'"), ({"text": {"sf": "words"}}, "text 'sf'"), ({"tags": "waltz"}, "tags"),
+    ({"start": -1}, "start and duration"), ({"duration": 0}, "start and duration"), ({"start": float("nan")}, "start"),
+])
+def test_errors_name_the_file_and_the_line(tmp_path, change, message):
+    rows = make_folder(tmp_path, 3)
+    bad = change if isinstance(change, str) else json.dumps({**rows[2], **change})
+    (tmp_path / "manifest.jsonl").write_text("\n".join([json.dumps(rows[0]), json.dumps(rows[1]), "", bad]))
+    with pytest.raises(ManifestError, match=r"manifest.jsonl, line 4: ") as error:
+        read_manifest(tmp_path)
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_empty_and_missing_manifests(tmp_path):
+    with pytest.raises(ManifestError, match="no such file"):
+        read_manifest(tmp_path)
+    (tmp_path / "manifest.jsonl").write_text("\n")
+    with pytest.raises(ManifestError, match="no recordings"):
+        read_manifest(tmp_path)
+    make_folder(tmp_path)
+    with pytest.raises(UserError, match="no recording with split 'test'"):
+        data.read_collection([tmp_path], "test")
+
+
+def test_a_clip_out_of_a_long_file(tmp_path):
+    make_folder(tmp_path, 1, seconds=5.0, start=2.0, duration=2.0)
+    recording = read_manifest(tmp_path)[0]
+    assert clip_seconds(recording) == 2.0
+    for place, begins in ((0.0, 2.0), (0.5, 2.5), (1.0, 3.0)):
+        assert read_clip_window(recording, 1.0, RATE, place) == pytest.approx(ramp(6, 0)[int(begins * RATE):][:RATE], abs=1e-6)
+    whole = read_clip_window(recording, 3.0, RATE, 0.3)                     # longer than the clip: nothing beyond it is heard
+    assert whole[:2 * RATE] == pytest.approx(ramp(6, 0)[2 * RATE:4 * RATE], abs=1e-6) and not whole[2 * RATE:].any()
+
+
+def test_audio_and_text_of_a_pair_belong_together_and_windows_are_spread(tmp_path):
+    make_folder(tmp_path)
+    batches = make_batches(tmp_path)
+    starts = []
+    for step in range(40):
+        item = batches[step]
+        words = [batches.tokenizer.decode(row.tolist()) for row in item["tokens"]]
+        for wave, ident, text in zip(item["waves"], item["ids"], words):
+            number = int(ident[1:])
+            assert text.replace(" ", "").endswith(f"number{number}")
+            starts.append((wave[0].item() - number / 20) * 100)
+    assert 0 <= min(starts) < 0.2 and 1.8 < max(starts) <= 2.0 and 0.9 < np.mean(starts) < 1.1
+    assert "secret" not in batches.tokenizer.get_vocab()
+
+
+def test_batch_is_a_function_of_the_step_whatever_the_workers(tmp_path):
+    make_folder(tmp_path)
+    direct = make_batches(tmp_path)
+    for workers in (0, 2):
+        for step, item in zip(range(30, 34), loader(make_batches(tmp_path), 30, workers)):
+            again = direct[step]
+            assert item["ids"] == again["ids"] and torch.equal(item["waves"], again["waves"])
+            assert torch.equal(item["tokens"], again["tokens"])
+
+
+def test_ranks_take_slices_of_the_same_batch(tmp_path):
+    make_folder(tmp_path)
+    whole = make_batches(tmp_path)
+    parts = [Batches(whole.recordings, whole.config, whole.tokenizer, rank, 4) for rank in range(4)]
+    assert sum((part[3]["ids"] for part in parts), []) == whole[3]["ids"]
+    assert torch.equal(torch.cat([part[3]["waves"] for part in parts]), whole[3]["waves"])
+
+
+def test_unreadable_recordings_are_replaced_and_named(tmp_path):
+    rows = make_folder(tmp_path)
+    (tmp_path / "3.wav").write_bytes(b"this is not audio at all")
+    soundfile.write(tmp_path / "5.wav", np.full(3 * RATE, np.nan, np.float32), RATE, subtype="FLOAT")
+    batches = make_batches(tmp_path)
+    seen = set()
+    for step in range(40):
+        item = batches[step]
+        assert len(item["waves"]) == 6 and torch.isfinite(item["waves"]).all()
+        seen |= set(item["ids"])
+    assert seen == {row["id"] for row in rows} - {"r3", "r5"}
+    lost = set(batches[39]["lost"])
+    assert len(lost) == 2 and any("3.wav" in m for m in lost) and any("5.wav: NaN" in m for m in lost)
+    fresh = make_batches(tmp_path)[39]                                     # history does not change a batch
+    assert fresh["ids"] == batches[39]["ids"] and torch.equal(fresh["waves"], batches[39]["waves"])
+    with pytest.raises(UserError, match="2 of 8 recordings cannot be read, more than 1%.*3.wav"):
+        check_lost(lost, 8)
+    check_lost(lost, 200)
+
+
+def test_nothing_readable_is_one_line_even_from_a_worker(tmp_path):
+    make_folder(tmp_path, 2)
+    for i in range(2):
+        (tmp_path / f"{i}.wav").write_bytes(b"")
+    with pytest.raises(UserError, match="^no recording of source '.*' can be read; the first: .*wav: the file is empty$"):
+        next(iter(loader(make_batches(tmp_path), 0, 1)))
+
+
+def test_shuffled_pairs_keep_audio_and_texts_but_break_the_pairs(tmp_path):
+    make_folder(tmp_path, 40)
+    recordings = read_manifest(tmp_path)
+    shuffled = data.shuffle_pairs(recordings, 0)
+    assert [r.id for r in shuffled] == [r.id for r in recordings]
+    assert sorted(str(r.text) for r in shuffled) == sorted(str(r.text) for r in recordings)
+    assert sum(a.text == b.text for a, b in zip(shuffled, recordings)) < 5
+    assert [r.text for r in data.shuffle_pairs(recordings, 0)] == [r.text for r in shuffled]
