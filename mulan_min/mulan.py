@@ -35,7 +35,8 @@ class AudioTower(nn.Module):
             self.net = ResNet50(tower.resnet_width)
             width = 32 * tower.resnet_width
         else:
-            frames = self.mel(torch.zeros(1, round(front.seconds * front.sample_rate))).shape[-1]
+            samples = round(front.seconds * front.sample_rate)
+            frames = (samples + self.mel.padding - self.mel.window) // self.mel.hop + 1
             self.net = SpectrogramTransformer(
                 front.n_mels, frames, (tower.patch_mels, tower.patch_frames), (tower.stride_mels, tower.stride_frames),
                 tower.ast_width, tower.ast_depth, tower.ast_heads, tower.audio_dropout)

@@ -1,0 +1,74 @@
+"""Settings: every field in every preset, the command line, and the way to a checkpoint and back."""
+from dataclasses import fields
+
+import pytest
+
+from mulan_min.config import (PRESETS, TOWERS, UserError, config_from_dict, parse_ratio, parser, preset, resolve, run_script,
+                              sections)
+
+
+def test_paper_preset_has_the_papers_numbers():
+    """Sizes as the paper gives them, section 4; AST's patches and masks as AST publishes them."""
+    for audio, mels, batch in (("ast", 128, 5120), ("resnet50", 64, 6144)):
+        c = preset("paper", audio)
+        assert (c.front.n_mels, c.optim.batch_size, c.tower.audio) == (mels, batch, audio)
+        assert (c.front.sample_rate, c.front.seconds, c.front.hop, c.joint.dim) == (16000, 10.0, 0.010, 128)
+        assert (c.tower.ast_width, c.tower.ast_depth, c.tower.ast_heads) == (768, 12, 12)
+        assert (c.tower.patch_mels, c.tower.patch_frames, c.tower.resnet_width) == (16, 16, 64)
+        assert (c.text.text_width, c.text.text_depth, c.text.text_heads, c.text.max_tokens) == (768, 12, 12, 512)
+        assert parse_ratio(c.data.ratio) == {"sf": 2, "lf": 2, "pl": 1, "aset": 1}
+
+
+def test_every_field_has_a_value_of_its_type_in_every_preset_and_says_where_it_comes_from():
+    for name in PRESETS:
+        for audio in TOWERS:
+            config = preset(name, audio)
+            for section, cls in sections():
+                for f in fields(cls):
+                    value = getattr(getattr(config, section), f.name)
+                    assert isinstance(value, f.type), (name, f.name, value)
+                    assert f.metadata["help"]
+    names = [f.name for _, cls in sections() for f in fields(cls)]
+    assert len(names) == len(set(names))      # one flag each
+
+
+def test_the_user_goes_before_the_preset():
+    typed = vars(parser("").parse_args("--preset smoke --audio resnet50 --n-mels 32 --lr 0.5 --data a --data b "
+                                       "--shuffle-pairs".split()))
+    config = resolve(typed)
+    assert (config.front.n_mels, config.optim.lr, config.data.data, config.data.shuffle_pairs) == (32, 0.5, ["a", "b"], True)
+    assert config.optim.steps == preset("smoke", "resnet50").optim.steps != preset("laptop", "resnet50").optim.steps
+    assert preset("laptop").data.data == []   # the list above is not shared
+
+
+@pytest.mark.parametrize("typed, field", [
+    ({"batch_size": 1}, "--batch-size"), ({"steps": 0}, "--steps"), ({"workers": -1}, "--workers"),
+    ({"temperature": 0.001}, "--temperature"), ({"temperature_floor": 0.0}, "--temperature-floor"),
+    ({"ratio": "sf:2"}, "--ratio"), ({"ratio": "sf=0"}, "--ratio"), ({"ratio": "sf=-1,lf=2"}, "--ratio"),
+])
+def test_values_that_cannot_be(typed, field):
+    with pytest.raises(UserError, match=field):
+        resolve(typed)
+
+
+def test_to_a_dictionary_and_back():
+    config = resolve({"audio": "resnet50", "data": ["x"], "lr": 0.25})
+    assert config_from_dict(config.to_dict(), "f").to_dict() == config.to_dict()
+    for change in (lambda d: d["optim"].update(magic=1), lambda d: d["optim"].pop("lr"), lambda d: d.update(new={"a": 1})):
+        saved = config.to_dict()
+        change(saved)
+        with pytest.raises(UserError, match="last.pt: config section"):
+            config_from_dict(saved, "last.pt")
+
+
+def test_a_user_error_is_one_line_and_exit_code_2(capsys):
+    def main(argv):
+        raise UserError("file x: field y; do z")
+
+    with pytest.raises(SystemExit) as stop:
+        run_script(main)
+    assert stop.value.code == 2 and capsys.readouterr().err == "error: file x: field y; do z\n"
+
+
+def test_a_source_of_share_0_is_left_out():
+    assert parse_ratio("sf=2, lf=2,pl=1,aset=0") == {"sf": 2, "lf": 2, "pl": 1}

@@ -1,0 +1,119 @@
+"""The joint model: unit embeddings that depend on their own input alone."""
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from mulan_min import MuLan, checkpoint
+from mulan_min.config import TOWERS, UserError, preset, resolve
+from mulan_min.wordpiece import train_wordpiece
+
+RATE = 16000
+TEXTS = ["waltz", "a slow sad piano waltz, played late at night", "fast techno", "banjo!"]
+
+
+def tokenizer():
+    return train_wordpiece(TEXTS * 3, 300)
+
+
+@pytest.fixture(scope="module", params=TOWERS)
+def model(request):
+    torch.manual_seed(0)
+    model = MuLan(resolve({"preset": "smoke", "audio": request.param, "seconds": 1.0}), tokenizer()).eval()
+    for p in model.text.parameters():      # BERT's small initial weights map every text to nearly one point
+        torch.nn.init.normal_(p, std=0.3)
+    return model
+
+
+def noise(seconds, seed=0):
+    return (0.1 * np.random.default_rng(seed).standard_normal(round(seconds * RATE))).astype(np.float32)
+
+
+def test_unit_length_for_any_audio_length(model):
+    audio = model.embed_audio([noise(s, i) for i, s in enumerate((0.2, 1.0, 1.7, 5.3))])
+    assert audio.shape == (4, 128)
+    assert audio.norm(dim=1).numpy() == pytest.approx(np.ones(4), abs=1e-6)
+
+
+def test_a_long_item_is_the_renormalised_mean_of_its_windows(model):
+    long = noise(3.0)
+    each = model.embed_audio([long[:RATE], long[RATE:2 * RATE], long[2 * RATE:]])
+    mean = each.sum(0)
+    assert torch.allclose(model.embed_audio([long])[0], mean / mean.norm(), atol=1e-6)
+    assert mean.norm() / 3 < 0.9999       # the windows differ, so that without renormalising the length would not be 1
+
+
+def test_an_embedding_does_not_depend_on_its_batch_mates(model):
+    items = [noise(s, i) for i, s in enumerate((1.0, 2.5, 0.5, 1.0))]
+    together = model.embed_audio(items)
+    for size in (1, 2, 3):
+        assert torch.allclose(model.embed_audio(items, batch_size=size), together, atol=1e-5)
+    assert torch.allclose(model.embed_audio(items[2:3])[0], together[2], atol=1e-5)
+    texts = model.embed_text(TEXTS)
+    for i, text in enumerate(TEXTS):      # alone, there is no padding at all
+        assert torch.allclose(model.embed_text(text)[0], texts[i], atol=1e-5)
+    assert (texts @ texts.T).fill_diagonal_(0).max() < 0.9999
+
+
+def test_paths_and_arrays_agree(model, tmp_path):
+    wave = noise(1.5)
+    soundfile.write(tmp_path / "a.wav", wave, RATE, subtype="FLOAT")
+    assert torch.equal(model.embed_audio([tmp_path / "a.wav"]), model.embed_audio([wave]))
+    assert torch.equal(model.embed_audio(str(tmp_path / "a.wav")), model.embed_audio([wave]))
+
+
+def test_embedding_leaves_training_mode_as_it_was(model):
+    model.train()
+    state = {k: v.clone() for k, v in model.state_dict().items()}
+    first, second = model.embed_audio([noise(1.0)]), model.embed_audio([noise(1.0)])
+    assert model.training and torch.equal(first, second)       # no SpecAugment, no dropout
+    assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())      # no batch norm statistics
+    model.eval()
+
+
+def test_bad_input_is_one_clear_line(model, tmp_path):
+    for bad in (np.zeros((2, RATE)), np.zeros(0), np.full(RATE, np.nan)):
+        with pytest.raises(UserError, match="1-D arrays of finite samples"):
+            model.embed_audio([bad])
+    for bad in (["ok", " "], [""], [3]):
+        with pytest.raises(UserError, match="non-empty"):
+            model.embed_text(bad)
+    with pytest.raises(UserError, match="none.wav"):
+        model.embed_audio([tmp_path / "none.wav"])
+    assert model.embed_text([]).shape == (0, 128) and model.embed_audio([]).shape == (0, 128)
+
+
+def test_load_gives_the_same_model(model, tmp_path):
+    state = {"config": model.config.to_dict(), "tokenizer": model.tokenizer.to_str(), "model": model.state_dict()}
+    checkpoint.save(tmp_path / "last.pt", state)
+    for where in (tmp_path, tmp_path / "last.pt"):
+        again = MuLan.load(where, device="cpu")
+        assert not again.training
+        assert torch.equal(again.embed_text(TEXTS), model.embed_text(TEXTS))
+        assert torch.equal(again.embed_audio([noise(1.0)]), model.embed_audio([noise(1.0)]))
+    state["model"].pop("temperature")
+    checkpoint.save(tmp_path / "last.pt", state)
+    with pytest.raises(UserError, match="last.pt: its weights do not fit"):
+        MuLan.load(tmp_path)
+
+
+def test_masks_are_filled_with_the_normalised_mean(model, monkeypatch):
+    """SpecAugment sees the normalised spectrogram: 0 there is the mean. AST masks before and gets +0.467."""
+    import mulan_min.mulan as room
+    seen = []
+    monkeypatch.setattr(room, "spec_augment", lambda x, *widths: seen.append(x) or x)
+    waves = torch.from_numpy(noise(1.0))[None].repeat(2, 1)
+    model.train()
+    model.audio(waves)
+    model.eval()
+    mel, front = model.audio.mel(waves), model.config.front
+    assert torch.allclose(seen[0], (mel - front.mel_mean) / (2 * front.mel_std))
+
+
+@pytest.mark.parametrize("audio, millions", [("ast", 87.0), ("resnet50", 23.5)])
+def test_paper_sizes(audio, millions):
+    """Audio towers of the paper preset, built without memory: ViT-B/16 has 85.8 M, ResNet-50 without classifier 23.5 M."""
+    with torch.device("meta"):
+        model = MuLan(preset("paper", audio), tokenizer())
+    count = sum(p.numel() for p in model.audio.parameters()) / 1e6
+    assert count == pytest.approx(millions, rel=0.02)
