@@ -1,9 +1,9 @@
 """People's words about the demo world's pieces: titles, tags, comments, playlists and class labels.
 
-Everything is drawn from the tables below and is true of the piece, but for the comments that are not about music. A
-label is said in its own word about half of the time; the other wordings and the facets (phrases for what the label
-sounds like) are how a text tower learns that "three beats to the bar" and "waltz" belong together. All of it is our
-choice: the paper's texts are titles, tags, comments and playlist names that people wrote on the web.
+Everything is drawn from the tables below and is true of the piece, but for the comments that are not about
+music. A label is said in its own word about half of the time; the other wordings and the facets (phrases for
+what the label sounds like) are how a text tower learns that "three beats to the bar" and "waltz" belong together.
+All of it is our choice: the paper's texts are titles, tags, comments and playlist names from the web.
 """
 
 import re
@@ -12,7 +12,7 @@ import numpy as np
 
 from mulan_min.synth import FAMILIES
 
-# One label: label | other trained wordings | synonym that no text ever uses | invented artists; the last two may miss
+# One label: label | other trained wordings | synonym that no text ever uses | invented artists
 #   > facets: noun phrases; in texts of all kinds but the short form
 #   = our own description of the label, for the ontology triplets only; never a training text
 _LABELS = """
@@ -195,9 +195,9 @@ production=lo-fi, mood=calm/sad/dreamy | old photographs; a vintage shop; memori
 _TITLES = ("{thing} in {place}", "{style} for {name}", "{mood} {thing}", "{lead} {thing} no. {number}",
            "{tempo} {style} in {key}", "{genre} nights in {place}", "{mood} {style} for {name}")
 _TAGS = ("{genre}", "{style}", "{lead}", "{lead}", "{mood}", "{tempo}", "{density}", "{production}",
-         "{mood} {lead}", "{tempo} {style}", "{mood} {style}", "{genre} {lead}", "{lead} tune", "{tempo} music",
+         "{tempo} {style}", "{mood} {style}", "{genre} {lead}", "{mood} {lead}", "{lead} tune",
          "{production} {style}", "{density} {lead}", "{genre} tune with {backing}", "{mood} music",
-         "{tempo} {mood} {lead}", "{lead} and {backing}")
+         "{tempo} music", "{tempo} {mood} {lead}", "{lead} and {backing}")
 _SENTENCES = (
     "a {tempo}, {mood} {genre} piece led by {lead}.",
     "this is {genre} music with {genre_f}, and the tune belongs to the {lead}.",
@@ -224,17 +224,18 @@ _OFF_TOPIC = (
     "where can I buy the jacket she wears at 1:{number}?", "can somebody explain the ending to me?",
     "I met {name} at the airport in {place} once, very kind person.", "the subtitles are wrong again.",
     "does anyone know what camera this was filmed with?", "I came here because {name} told me to.",
-    "my cat knocked over the laptop and now we are here.", "I should be doing my taxes.", "is {name} still alive?",
+    "my cat knocked over the laptop and now we are here.", "I should be doing my taxes.",
+    "is {name} still alive?", "many greetings, {name}!!", "I paused this to order pizza in {place}.",
     "that haircut deserves its own documentary.", "tickets for {place} were sold out in {number} minutes.",
     "uploaded in {year} and still only {number} views.", "the comments are better than the film.",
-    "many greetings, {name}!!", "I paused this to order pizza in {place}.", "the parking there costs a fortune.")
+    "the parking there costs a fortune.")
 _PLAYLIST_TEXTS = (
-    "{activity}", "{activity}: {mood} {genre} tunes", "{activity} with {lead}", "{mood} {lead} for {activity}",
-    "{genre} music for {activity}, {mood_f}", "{activity}, {activity_f}", "for {activity}: {mood_f} and {lead_f}",
-    "{mood} {lead} favourites", "{mood} {lead} music: {lead_f}, {mood_f}", "{tempo} {lead} {style}",
-    "nothing but {style}: {genre_f}", "{genre} night, {genre_f}, {mood_f}", "the {mood} {genre} collection",
-    "{tempo} {style} with {lead}, {tempo_f}", "{production} {style} and {density} {lead}",
-    "{lead_f} and {mood_f}", "{genre_f} and {lead_f}",
+    "{activity}", "{activity}, {activity_f}", "{activity} with {lead}", "{activity}: {mood} {genre} tunes",
+    "{mood} {lead} for {activity}", "{genre} music for {activity}, {mood_f}",
+    "for {activity}: {mood_f} and {lead_f}", "{mood} {lead} favourites", "{mood} {lead} music: {lead_f}, {mood_f}",
+    "{tempo} {lead} {style}", "nothing but {style}: {genre_f}", "{genre} night, {genre_f}, {mood_f}",
+    "the {mood} {genre} collection", "{tempo} {style} with {lead}, {tempo_f}", "{lead_f} and {mood_f}",
+    "{production} {style} and {density} {lead}", "{genre_f} and {lead_f}",
     "{density}, {production} and {mood}: {density_f}, {production_f}")
 _CLASS_LABELS = {"genre": "{} music", "lead": "{}", "backing": "{}", "mood": "{} music", "tempo": "{} music",
                  "density": "{} texture", "production": "{} recording"}
@@ -302,8 +303,8 @@ def texts(piece):
     title = _capital(_compose(_TITLES, slots, rng))
     head = [title, artist] if rng.random() < 0.5 else [f"{artist} - {title}"]
     written = {"sf": _several(lambda: _compose(_TAGS, slots, rng), int(rng.integers(3, 7)), head)}
-    truth = {}
-    for _ in range(rng.integers(2, 5)):
+    truth, comments = {}, rng.integers(2, 5)
+    while len(truth) < comments:
         about_music = bool(rng.random() >= OFF_TOPIC_SHARE)
         comment = _compose(_SENTENCES if about_music else _OFF_TOPIC, slots, rng, 1 + (rng.random() < 0.3))
         truth[_capital(comment)] = about_music
@@ -318,12 +319,12 @@ def playlists(pieces, seed=0):
     """-> list of {"title", "description", "tracks": ids}, each with MIN_MEMBERS or more of `pieces`.
 
     One by each genre, each pair of mood and lead instrument, and each activity. Title and description are new
-    combinations of trained phrases, and share as few of them as can be.
+    combinations of trained phrases, and never share one.
     """
     rng, found = np.random.default_rng((seed, 3)), []
 
     def add(members, title, description):
-        if len(members) >= MIN_MEMBERS:
+        if len(members) >= min(MIN_MEMBERS, 1 + len(pieces) // 20):   # small worlds for tests need some, too
             found.append({"title": _capital(title), "description": _capital(description), "tracks": members})
 
     for genre in FAMILIES["genre"]:
