@@ -1,7 +1,7 @@
 """The four evaluations of the paper: zero-shot tagging, linear probe, playlist retrieval, text triplets.
 
-Each task takes (model, folder, recordings, audio, seed): `recordings` of the collection in `folder`, and
-`audio` (N, d), their embeddings by `embed_recordings` in the same order. Each returns a JSON-ready dict:
+Each task takes (model, folder, heard, seed), where `heard = listener(model, folder)` embeds each split of the
+collection once, when it is first asked for, whichever task asks. Each returns a JSON-ready dict:
 
     {"recordings": 408, "notes": ["..."],
      "sets": {"genre": {"roc_auc": {"value": 0.9, "interval": [0.89, 0.91], "chance": 0.5}, ...}}}
@@ -11,6 +11,7 @@ without positives) is left out and named in `notes`. What is missing raises Miss
 UserError.
 """
 
+import functools
 import json
 from pathlib import Path
 
@@ -20,13 +21,26 @@ from tqdm import tqdm
 from mulan_min import metrics
 from mulan_min.audio import read_window
 from mulan_min.config import UserError
-from mulan_min.data import clip_seconds
+from mulan_min.data import clip_seconds, read_manifest
 
 PROBE_C = tuple(10.0 ** np.arange(-1, 5))  # inverse strengths of regularisation tried, weak last; our choice
 
 
 class MissingData(UserError):
     """The collection has not what this task needs; other tasks may still work."""
+
+
+def listener(model, folder):
+    """heard(split) -> (its recordings, their embeddings (N, d)). Raises MissingData for fewer than two."""
+
+    @functools.cache
+    def heard(split):
+        recordings = [r for r in read_manifest(folder) if r.split == split]
+        if len(recordings) < 2:
+            raise MissingData(f"{folder}: two or more '{split}' recordings are needed, not {len(recordings)}")
+        return recordings, embed_recordings(model, recordings)
+
+    return heard
 
 
 def embed_recordings(model, recordings, chunk=64):
@@ -54,13 +68,13 @@ def clip(recording, sample_rate):
 # ---- tagging ---------------------------------------------------------------------------
 
 
-def tagging(model, folder, recordings, audio, seed=0):
+def tagging(model, folder, heard, seed=0):
     """Zero-shot tagging: how well cosine(recording, label) orders the test recordings, for each label set.
 
     The label itself is the prompt, as in the paper; the figures are macro means over the labels of a set.
     """
     labels = read_labels(folder)
-    test, audio = in_split("test", folder, recordings, audio)
+    test, audio = heard("test")
     names = unique_labels(labels)
     scores = audio @ embed_texts(model, names).T  # (N, C)
     return score_labels(folder, labels, names, truth_table(test, names), {"": scores}, seed)
@@ -83,9 +97,10 @@ def score_labels(folder, labels, names, truth, scores, seed):
     """Figures per label set: truth (N, C); `scores` has an (N, C) table per prefix of the metrics' names."""
     positives, items, usable = truth.sum(0), len(truth), two_classes(truth)
     notes, sets = [], {}
-    for c in np.flatnonzero(~usable):
-        kind = "negatives" if positives[c] else "positives"
-        notes.append(f"{folder}: label '{names[c]}' has no {kind} in the test split; left out")
+    for kind, odd in (("positives", positives == 0), ("negatives", positives == items)):
+        if odd.any():
+            listed = ", ".join(names[c] for c in np.flatnonzero(odd))
+            notes.append(f"{folder}: labels without {kind} in the test split are left out: {listed}")
     for name, members in labels.items():
         kept = [c for c in map(names.index, members) if usable[c]]
         if len(kept) < 2:
@@ -110,22 +125,23 @@ def score_labels(folder, labels, names, truth, scores, seed):
 # ---- probe -----------------------------------------------------------------------------
 
 
-def probe(model, folder, recordings, audio, seed=0):
+def probe(model, folder, heard, seed=0):
     """Linear probe: logistic regression on the train split's frozen embeddings, with zero-shot beside it.
 
     One regression per label (one-vs-rest), all fitted at once; C is the value of PROBE_C, one for all labels,
     with the best macro ROC-AUC on the valid split.
     """
     labels = read_labels(folder)
-    splits = {name: in_split(name, folder, recordings, audio) for name in ("train", "valid", "test")}
-    truth = {name: truth_table(part, unique_labels(labels)) for name, (part, _) in splits.items()}
+    splits, names, notes = ("train", "valid", "test"), unique_labels(labels), []
+    truth = {split: truth_table(heard(split)[0], names) for split in splits}  # (N, C) each
+    train, valid, test = (heard(split)[1] for split in splits)  # (N, d) each
     learnable = two_classes(truth["train"])
-    names = [label for label, can in zip(unique_labels(labels), learnable) if can]
-    odd = [label for label in unique_labels(labels) if label not in names]
-    notes = [f"{folder}: label '{label}' is on none or all of the train split; not probed" for label in odd]
-    labels = {name: [label for label in members if label in names] for name, members in labels.items()}
-    truth = {name: table[:, learnable] for name, table in truth.items()}
-    (_, train), (_, valid), (_, test) = splits.values()
+    if not learnable.all():
+        odd = [names[c] for c in np.flatnonzero(~learnable)]
+        notes = [f"{folder}: labels on none or all of the train split are left out: {', '.join(odd)}"]
+        names = [label for label in names if label not in odd]
+        labels = {name: [label for label in members if label in names] for name, members in labels.items()}
+        truth = {split: table[:, learnable] for split, table in truth.items()}
     judged = two_classes(truth["valid"])
     if not judged.any():
         raise MissingData(f"{folder}: the probe needs labels on some but not all train and valid recordings")
@@ -178,19 +194,20 @@ def predict_logistic(weights, x):
 # ---- retrieval -------------------------------------------------------------------------
 
 
-def retrieval(model, folder, recordings, audio, seed=0):
+def retrieval(model, folder, heard, seed=0):
     """Playlist title -> its recordings, and description -> its recordings, over all test recordings.
 
     Rows of playlists.jsonl are grouped by their optional "set". Without that file every test recording is
     asked for by its own first SF text (in imported collections its title).
     """
-    test, audio = in_split("test", folder, recordings, audio)
     path = Path(folder) / "playlists.jsonl"
     if not path.is_file():
-        return retrieve_own_text(model, folder, test, audio, seed)
+        return retrieve_own_text(model, folder, heard, seed)
+    rows = read_rows(path, texts=("title",), optional=("description", "set"))
+    test, audio = heard("test")
     place = {r.id: i for i, r in enumerate(test)}
-    notes, members, outside = [], {}, 0
-    for number, row in read_rows(path, texts=("title",), optional=("description", "set")):
+    members, odd, outside = {}, [], 0
+    for number, row in rows:
         tracks = row.get("tracks")
         if not isinstance(tracks, list) or not tracks:
             raise UserError(f"{path}, line {number}: 'tracks' must be a list of recording ids")
@@ -198,13 +215,15 @@ def retrieval(model, folder, recordings, audio, seed=0):
         right[[place[t] for t in tracks if t in place]] = True
         outside += sum(t not in place for t in tracks)
         if right.all() or not right.any():
-            notes.append(f"{path}, line {number}: holds none or all of the test recordings; left out")
+            odd.append(number)
             continue
         for kind in ("title", "description"):
             if kind in row:
                 members.setdefault(f"{row.get('set', 'playlist')}/{kind}", []).append((row[kind], right))
-    if outside:
-        notes.append(f"{path}: {outside} tracks are not recordings of the test split; left out")
+    notes = [f"{path}: {outside} tracks are not recordings of the test split; left out"] if outside else []
+    if odd:
+        listed = ", ".join(map(str, odd))
+        notes.append(f"{path}: playlists of none or all of the test recordings are left out: lines {listed}")
     if not members:
         raise MissingData(f"{path}: no playlist holds some but not all of the test recordings of {folder}")
     sets = {}
@@ -221,8 +240,9 @@ def retrieval(model, folder, recordings, audio, seed=0):
     return {"recordings": len(test), "notes": notes, "sets": sets}
 
 
-def retrieve_own_text(model, folder, test, audio, seed):
+def retrieve_own_text(model, folder, heard, seed):
     """Each test recording's first SF text must find that recording among all that have such a text."""
+    test, audio = heard("test")
     kept = [i for i, r in enumerate(test) if r.text.get("sf")]
     if len(kept) < 2:
         raise MissingData(f"{folder}: retrieval needs playlists.jsonl, or two test recordings with SF text")
@@ -246,7 +266,7 @@ def retrieve_own_text(model, folder, test, audio, seed):
 # ---- triplets --------------------------------------------------------------------------
 
 
-def triplet(model, folder, recordings=None, audio=None, seed=0):
+def triplet(model, folder, heard=None, seed=0):
     """Text triplets: is the anchor nearer to its positive than to its negative? A tie counts half.
 
     No audio is heard. Resampling draws anchors, since the triplets of one anchor are not independent.
@@ -310,14 +330,6 @@ def truth_table(recordings, names):
 def two_classes(truth):
     """Which columns have both positives and negatives: (N, C) bool -> (C,) bool."""
     return truth.any(0) & ~truth.all(0)
-
-
-def in_split(split, folder, recordings, audio):
-    """The recordings of one split, and their rows of `audio`. Raises MissingData when fewer than two."""
-    rows = [i for i, r in enumerate(recordings) if r.split == split]
-    if len(rows) < 2:
-        raise MissingData(f"{folder}: {len(rows)} recordings have split '{split}', and two are needed")
-    return [recordings[i] for i in rows], audio[rows]
 
 
 def embed_texts(model, texts):

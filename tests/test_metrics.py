@@ -85,7 +85,7 @@ def test_triplet_accuracy_counts_a_tie_as_half():
 
 
 def test_bootstrap_areas_equal_resampling_the_rows_themselves():
-    scores, truth = tied_world(7, items=30, columns=5)  # the rarest columns lose their last positive in some resamples
+    scores, truth = tied_world(7, items=30, columns=5)  # some resamples lose the last positive of a column
     fast = metrics.bootstrap_areas(scores, truth, seed=3, resamples=20)
     lost = 0
     for r, rows in enumerate(metrics.bootstrap_draws(30, seed=3, resamples=20)):
@@ -98,7 +98,7 @@ def test_bootstrap_areas_equal_resampling_the_rows_themselves():
 
 
 def test_bootstrap_interval_has_the_width_theory_gives():
-    # The mean of 400 draws from a normal distribution has a standard error of 1/20, a 95 % interval 3.92 of them wide.
+    # The mean of 400 normal draws has a standard error of sd / 20; a 95 % interval is 3.92 of them wide.
     values = np.random.default_rng(1).normal(size=400)
     low, high = metrics.interval(values[metrics.bootstrap_draws(400, seed=0, resamples=4000)].mean(1))
     assert high - low == pytest.approx(3.92 * values.std() / 20, rel=0.05)

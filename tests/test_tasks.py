@@ -30,8 +30,14 @@ class StubModel:
         return torch.from_numpy(np.array([self.texts[text] for text in texts], dtype=np.float32))
 
 
-def recording(name, tags=(), split="test", **more):
-    return Recording(id=name, audio=f"{name}.wav", split=split, text=more.pop("text", {}), tags=list(tags), **more)
+def recording(name, tags=(), split="test", text=None):
+    return Recording(id=name, audio=f"{name}.wav", split=split, text=text or {}, tags=list(tags))
+
+
+def given(recordings, audio):
+    """Stands for `tasks.listener`: the recordings of a split and their embeddings, as they are."""
+    splits = np.array([r.split for r in recordings])
+    return lambda split: ([r for r in recordings if r.split == split], audio[splits == split])
 
 
 def write(folder, name, rows):
@@ -47,30 +53,32 @@ FOUR = [recording("a", ["up", "always"]), recording("b", ["down", "always"]),
 
 
 def test_tagging_by_hand(tmp_path):
-    write(tmp_path, "labels.json", {"all": ["up", "down", "flat"], "pair": ["up", "flat", "never", "always"], "one": ["up"]})
+    pair = ["up", "flat", "never", "always"]
+    write(tmp_path, "labels.json", {"all": ["up", "down", "flat"], "pair": pair, "one": ["up"]})
     train = recording("x", ["never"], split="train")  # must not count
-    result = tasks.tagging(StubModel(TEXTS), tmp_path, [train, *FOUR], np.vstack([[9, 9], AUDIO]))
+    result = tasks.tagging(StubModel(TEXTS), tmp_path, given([train, *FOUR], np.vstack([[9, 9], AUDIO])))
     assert result["recordings"] == 4
     # up: positives a, c, d on ranks 4, 2, 1: 2 of 3 pairs with b are right; AP = (1 + 1 + 3/4) / 3.
-    # down: positive b on rank 2 of a b c d: 2 of 3 pairs; AP = 1/2. flat: all tied, AUC 1/2, AP = prevalence 1/4.
+    # down: positive b on rank 2 of a b c d: 2 of 3 pairs; AP = 1/2. flat: all tied, AUC 1/2, AP 1/4.
     everything = result["sets"]["all"]
     assert everything["roc_auc"]["value"] == pytest.approx((2 / 3 + 2 / 3 + 1 / 2) / 3)
     assert everything["average_precision"]["value"] == pytest.approx((2.75 / 3 + 1 / 2 + 1 / 4) / 3)
     assert everything["roc_auc"]["chance"] == 0.5
-    # Mean AP over all rankings: of one positive among 4, (1 + 1/2 + 1/3 + 1/4) / 4 = 25/48; of three, by its place
-    # of the negative 1..4: (1/2 + 2/3 + 3/4, 1 + 2/3 + 3/4, 1 + 1 + 3/4, 3) / 3.
+    # Mean AP over all rankings: of one positive among 4, (1 + 1/2 + 1/3 + 1/4) / 4 = 25/48; of three, by the
+    # place of the negative 1..4: (1/2 + 2/3 + 3/4, 1 + 2/3 + 3/4, 1 + 1 + 3/4, 3) / 3.
     three = np.mean([23 / 12, 29 / 12, 33 / 12, 36 / 12]) / 3
     assert everything["average_precision"]["chance"] == pytest.approx((three + 25 / 48 + 25 / 48) / 3)
     low, high = everything["roc_auc"]["interval"]
     assert 0 <= low <= everything["roc_auc"]["value"] <= high <= 1 and low < high
-    assert everything["labels"]["down"] == {
-        "positives": 1, "roc_auc": pytest.approx(2 / 3), "average_precision": pytest.approx(1 / 2)}  # fmt: skip
-    # Labels that are on none or all of the recordings leave a set of two; a set of one is left out. All is said.
+    down = {"positives": 1, "roc_auc": pytest.approx(2 / 3), "average_precision": pytest.approx(1 / 2)}
+    assert everything["labels"]["down"] == down
+    # Labels on none or all of the recordings are left out, so is a set of one label; and all is said.
     assert result["sets"]["pair"]["roc_auc"]["value"] == pytest.approx((2 / 3 + 1 / 2) / 2)
     assert set(result["sets"]) == {"all", "pair"}
     notes = "\n".join(result["notes"])
-    for said in ("'never' has no positives", "'always' has no negatives", "fewer than two labels of set 'one'"):
-        assert said in notes
+    assert "without positives in the test split are left out: never\n" in notes
+    assert "without negatives in the test split are left out: always\n" in notes
+    assert "fewer than two labels of set 'one'" in notes
     json.dumps(result, allow_nan=False)
 
 
@@ -79,7 +87,7 @@ def test_quick_tagging_equals_tagging(tmp_path):
     write(tmp_path, "labels.json", labels)
     vectors = torch.tensor([TEXTS[name] for name in tasks.unique_labels(labels)], dtype=torch.float32)
     quick = tasks.quick_tagging(torch.tensor(AUDIO, dtype=torch.float32), vectors, FOUR, labels)
-    slow = tasks.tagging(StubModel(TEXTS), tmp_path, FOUR, AUDIO)
+    slow = tasks.tagging(StubModel(TEXTS), tmp_path, given(FOUR, AUDIO))
     assert quick == {"all": pytest.approx(slow["sets"]["all"]["roc_auc"]["value"])}
 
 
@@ -90,7 +98,7 @@ def test_retrieval_by_hand(tmp_path):
         {"title": "flat", "tracks": ["a"], "set": "other"},
         {"title": "up", "tracks": ["elsewhere"]},
     ])  # fmt: skip
-    result = tasks.retrieval(StubModel(TEXTS), tmp_path, FOUR, AUDIO)
+    result = tasks.retrieval(StubModel(TEXTS), tmp_path, given(FOUR, AUDIO))
     sets = result["sets"]
     assert set(sets) == {"playlist/title", "playlist/description", "other/title"}
     assert sets["playlist/title"]["queries"] == 2
@@ -103,18 +111,19 @@ def test_retrieval_by_hand(tmp_path):
     assert sets["playlist/title"]["average_precision"]["chance"] == pytest.approx((25 / 48 + two) / 2)
     assert sets["other/title"]["roc_auc"]["value"] == 0.5
     assert "2 tracks are not recordings of the test split" in "\n".join(result["notes"])
-    assert "line 4: holds none or all" in "\n".join(result["notes"])
+    assert "none or all of the test recordings are left out: lines 4" in "\n".join(result["notes"])
 
 
 def test_retrieval_without_playlists_asks_for_each_recording_by_its_own_text(tmp_path):
     test = [recording(name, text={"sf": [name, "up"]}) for name in "abc"] + [recording("untitled")]
     model = StubModel({"a": [1, 0, 0], "b": [1, 0, 0], "c": [0, 1, 1]})
     audio = np.array([[1.0, 0, 0], [0.5, 0, 0], [0, 0, 1.0], [5, 5, 5]])
-    result = tasks.retrieval(model, tmp_path, test, audio)
+    result = tasks.retrieval(model, tmp_path, given(test, audio))
     own = result["sets"]["own text"]
     # Scores: a and b both [1, .5, 0], c [0, 0, 1]: a and c find themselves first, b second.
     assert result["recordings"] == 3
-    assert own["recall_at_1"]["value"] == pytest.approx(2 / 3) and own["recall_at_1"]["chance"] == pytest.approx(1 / 3)
+    assert own["recall_at_1"]["value"] == pytest.approx(2 / 3)
+    assert own["recall_at_1"]["chance"] == pytest.approx(1 / 3)
     assert own["recall_at_10"]["value"] == 1.0 == own["recall_at_10"]["chance"]
     assert own["median_rank"]["value"] == 1.0 and own["median_rank"]["chance"] == 2.0
     assert own["roc_auc"]["value"] == pytest.approx((1 + 1 / 2 + 1) / 3)
@@ -176,18 +185,18 @@ def probe_world(folder):
 def test_probe_fits_train_chooses_on_valid_and_reports_test(tmp_path):
     linear = pytest.importorskip("sklearn.linear_model", reason="scikit-learn is the oracle")
     recordings, audio, texts = probe_world(tmp_path)
-    result = tasks.probe(StubModel(texts), tmp_path, recordings, audio)
+    result = tasks.probe(StubModel(texts), tmp_path, given(recordings, audio))
     figures = result["sets"]["all"]
     # The same by scikit-learn, one label and one C after the other.
     from sklearn.metrics import roc_auc_score
 
     truth = tasks.truth_table(recordings, list(texts))
-    parts = {"train": slice(0, 400), "valid": slice(400, 500), "test": slice(500, 650)}
+    parts = {"valid": slice(400, 500), "test": slice(500, 650)}
 
     def macro(part, C):
         areas = []
         for k in range(4):
-            fit = linear.LogisticRegression(C=C, tol=1e-8, max_iter=5000).fit(audio[parts["train"]], truth[:400, k])
+            fit = linear.LogisticRegression(C=C, tol=1e-8, max_iter=5000).fit(audio[:400], truth[:400, k])
             areas.append(roc_auc_score(truth[parts[part], k], fit.decision_function(audio[parts[part]])))
         return np.mean(areas)
 
@@ -201,18 +210,19 @@ def test_probe_fits_train_chooses_on_valid_and_reports_test(tmp_path):
     zero_shot = np.mean([roc_auc_score(truth[500:, k], audio[500:, k]) for k in range(4)])
     assert figures["zero_shot_roc_auc"]["value"] == pytest.approx(zero_shot, abs=1e-12)
     assert figures["roc_auc"]["value"] > figures["zero_shot_roc_auc"]["value"] + 0.03
-    assert any("'rare' is on none or all of the train split" in note for note in result["notes"])
+    assert any("none or all of the train split are left out: rare" in note for note in result["notes"])
     json.dumps(result, allow_nan=False)
 
 
 def test_probe_never_looks_at_the_answers_of_the_test_split(tmp_path):
     recordings, audio, texts = probe_world(tmp_path)
-    before = tasks.probe(StubModel(texts), tmp_path, recordings, audio)
+    before = tasks.probe(StubModel(texts), tmp_path, given(recordings, audio))
     for r in recordings[500:]:
         r.tags = [name for name in texts if name not in r.tags]  # the truth turned upside down
-    after = tasks.probe(StubModel(texts), tmp_path, recordings, audio)
+    after = tasks.probe(StubModel(texts), tmp_path, given(recordings, audio))
     assert after["C"] == before["C"]
-    assert after["sets"]["all"]["roc_auc"]["value"] == pytest.approx(1 - before["sets"]["all"]["roc_auc"]["value"])
+    auc = [result["sets"]["all"]["roc_auc"]["value"] for result in (before, after)]
+    assert auc[1] == pytest.approx(1 - auc[0])
 
 
 # ---- embedding -------------------------------------------------------------------------
@@ -230,14 +240,14 @@ def test_clips_are_cut_out_of_their_files_and_whole_files_go_by_path(tmp_path):
     assert model.heard[0] == path
     np.testing.assert_array_equal(model.heard[1], ramp[48000:])
     np.testing.assert_array_equal(model.heard[2], ramp[16000:48000])
-    np.testing.assert_array_equal(model.heard[3], ramp[48000:])  # a clip ends with its file, no silence is added
+    np.testing.assert_array_equal(model.heard[3], ramp[48000:])  # no silence is added
 
 
 def test_embeddings_that_are_not_finite_are_refused(tmp_path):
     model = StubModel({"up": [np.nan, 0], "down": [1, 0]})
     write(tmp_path, "labels.json", {"all": ["up", "down"]})
     with pytest.raises(UserError, match="text embeddings are not all finite"):
-        tasks.tagging(model, tmp_path, FOUR, AUDIO)
+        tasks.tagging(model, tmp_path, given(FOUR, AUDIO))
     model.embed_audio = lambda items: torch.full((len(items), 2), torch.inf)
     with pytest.raises(UserError, match="audio embeddings are not all finite"):
         tasks.embed_recordings(model, FOUR)
@@ -261,7 +271,6 @@ def one_line(error):
     ("tagging", "labels.json", '{"all": ["never", "always"]}', True, "no set has two labels"),
     ("tagging", "labels.json", '{"all": ["up"]}', True, "no set has two labels"),
     ("probe", "labels.json", None, True, "labels.json: no such file"),
-    ("probe", "labels.json", '{"all": ["up", "down"]}', True, "0 recordings have split 'train'"),
     ("retrieval", "playlists.jsonl", None, True, "two test recordings with SF text"),
     ("retrieval", "playlists.jsonl", "", True, "it is empty"),
     ("retrieval", "playlists.jsonl", "[1]", False, "line 1: must be a JSON object"),
@@ -269,22 +278,31 @@ def one_line(error):
     ("retrieval", "playlists.jsonl", '{"title": "up", "tracks": []}', False, "line 1: 'tracks' must be"),
     ("retrieval", "playlists.jsonl", '{"title": "up", "tracks": ["q"]}', True, "no playlist holds some"),
     ("triplet", "triplets.jsonl", None, True, "triplets.jsonl: no such file"),
-    ("triplet", "triplets.jsonl", '\n{"set": "s", "anchor": "up", "positive": "up"}', False, "line 2: 'negative'"),
+    ("triplet", "triplets.jsonl", '\n{"set": "s", "anchor": "up", "positive": "a"}', False, "line 2: 'neg"),
     ("triplet", "triplets.jsonl", "{]", False, "line 1: not JSON"),
 ])  # fmt: skip
 def test_faults_of_the_collection(tmp_path, task, name, content, missing, said):
     if content is not None:
         (tmp_path / name).write_text(content)
     with pytest.raises(UserError) as error:
-        getattr(tasks, task)(StubModel(TEXTS), tmp_path, FOUR, AUDIO)
+        getattr(tasks, task)(StubModel(TEXTS), tmp_path, given(FOUR, AUDIO))
     assert said in one_line(error) and str(tmp_path) in one_line(error)
     assert isinstance(error.value, tasks.MissingData) == missing
 
 
-def test_a_collection_without_a_test_split(tmp_path):
-    write(tmp_path, "labels.json", {"all": ["up", "down"]})
-    with pytest.raises(tasks.MissingData, match="0 recordings have split 'test'"):
-        tasks.tagging(StubModel(TEXTS), tmp_path, [recording("a", split="train")], AUDIO[:1])
+def test_the_listener_embeds_a_split_once_and_wants_two_recordings(tmp_path):
+    for name in "abc":
+        (tmp_path / f"{name}.wav").touch()
+    write(tmp_path, "manifest.jsonl", [
+        {"id": name, "audio": f"{name}.wav", "split": split, "text": {}}
+        for name, split in (("a", "test"), ("b", "valid"), ("c", "test"))])  # fmt: skip
+    model = StubModel({})
+    heard = tasks.listener(model, tmp_path)
+    assert not model.heard
+    assert [r.id for r in heard("test")[0]] == ["a", "c"] and heard("test")[1].shape == (2, 2)
+    assert [path.name for path in model.heard] == ["a.wav", "c.wav"]
+    with pytest.raises(tasks.MissingData, match="'valid' recordings are needed, not 1"):
+        heard("valid")
 
 
 def test_a_probe_without_a_valid_answer(tmp_path):
@@ -292,4 +310,4 @@ def test_a_probe_without_a_valid_answer(tmp_path):
     for r in recordings[400:500]:
         r.tags = []
     with pytest.raises(tasks.MissingData, match="train and valid"):
-        tasks.probe(StubModel(texts), tmp_path, recordings, audio)
+        tasks.probe(StubModel(texts), tmp_path, given(recordings, audio))

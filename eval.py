@@ -1,0 +1,88 @@
+"""Evaluate a run: python eval.py --task tagging|probe|retrieval|triplet|all [--run runs/ast] [--data DIR]
+
+Prints a table for each task, the chance level beside every figure, and writes RUN/eval/TASK.json.
+"""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+from mulan_min import checkpoint, tasks
+from mulan_min.config import UserError, run_script
+from mulan_min.mulan import MuLan
+from mulan_min.report import results_table
+
+TASKS = {task.__name__: task for task in (tasks.tagging, tasks.probe, tasks.retrieval, tasks.triplet)}
+
+
+def main(argv=None):
+    """Returns {task: result} as written to the JSON files. Raises UserError."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--task", default="all", help=", ".join(TASKS) + " or all [all]")
+    parser.add_argument("--run", metavar="DIR", help="run folder or checkpoint file [the newest under runs/]")
+    parser.add_argument("--data", metavar="DIR", action="append", help="may be repeated [the run's own]")
+    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap intervals [0]")
+    args = parser.parse_args(argv)
+    if args.task not in (*TASKS, "all"):
+        raise UserError(f"--task '{args.task}' is not one of {', '.join(TASKS)}, all")
+    names = list(TASKS) if args.task == "all" else [args.task]
+
+    run = Path(args.run) if args.run else newest_run(Path("runs"))
+    model = MuLan.load(run)
+    folders = args.data or model.config.data.data
+    if not folders:
+        raise UserError(f"{run}: its config names no collection; give one with --data DIR")
+
+    for folder in folders:
+        if not Path(folder).is_dir():
+            raise UserError(f"{folder}: no such folder; name a collection with --data DIR")
+
+    results, missing = {name: [] for name in names}, []
+    for folder in folders:
+        heard = tasks.listener(model, folder)
+        for name in names:
+            started = time.perf_counter()
+            try:
+                result = TASKS[name](model, folder, heard, args.seed)
+            except tasks.MissingData as error:
+                missing.append(f"{name}: {error}")
+                continue
+            seconds = round(time.perf_counter() - started, 2)
+            results[name].append({"data": str(folder), "seconds": seconds, **result})
+            show(name, run, results[name][-1])
+    if not any(results.values()):
+        raise UserError("; ".join(missing))
+    for line in missing:
+        print(f"skipped {line}", file=sys.stderr)
+    return {name: save(name, run, args.seed, parts) for name, parts in results.items() if parts}
+
+
+def newest_run(root):
+    """The run folder under `root` whose checkpoint was written last."""
+    runs = [path.parent for name in ("best.pt", "last.pt") for path in root.glob(f"*/{name}")]
+    if not runs:
+        raise UserError(f"no run under {root}/; train one (python train.py --audio ast) or give --run")
+    return max(runs, key=lambda run: checkpoint.best_of(run).stat().st_mtime)
+
+
+def show(name, run, result):
+    heard = f", {result['recordings']} recordings" if result["recordings"] else ""
+    print(f"\n{name}: {run} on {result['data']}{heard}, {result['seconds']:.1f} s")
+    print(results_table(result["sets"]))
+    for note in result["notes"]:
+        print(f"note: {note}", file=sys.stderr)
+
+
+def save(name, run, seed, collections):
+    """Write RUN/eval/TASK.json and return what is in it."""
+    result = {"task": name, "run": str(run), "seed": seed, "collections": collections}
+    folder = (run.parent if run.is_file() else run) / "eval"
+    text = json.dumps(result, indent=1, allow_nan=False)
+    checkpoint.write_atomically(folder / f"{name}.json", lambda path: path.write_text(text))
+    return result
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,37 @@
+"""Results as plain text: aligned tables with the interval and the chance level beside each figure."""
+
+# Key in a task's result, heading. PR-AUC of tagging and mAP of retrieval are both means of average precision.
+METRICS = {
+    "roc_auc": "ROC-AUC",
+    "average_precision": "PR-AUC (mAP)",
+    "zero_shot_roc_auc": "zero-shot ROC-AUC",
+    "zero_shot_average_precision": "zero-shot PR-AUC",
+    "recall_at_1": "recall@1",
+    "recall_at_10": "recall@10",
+    "median_rank": "median rank",
+    "accuracy": "accuracy",
+}
+
+
+def format_table(rows, columns):
+    """Rows of cells under the headings `columns`, one string; the first two columns left, the rest right."""
+    cells = [[str(cell) for cell in row] for row in [columns, *rows]]
+    widths = [max(map(len, column)) for column in zip(*cells)]
+    lines = []
+    for row in cells:
+        padded = [cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths))]
+        lines.append("  ".join(padded).rstrip())
+    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+
+
+def results_table(sets):
+    """A task's `sets` as a table, a line for each figure: set, metric, value, 95 % interval, chance."""
+    rows = []
+    for name, content in sets.items():
+        for key in (key for key in METRICS if key in content):
+            value, (low, high), chance = (content[key][part] for part in ("value", "interval", "chance"))
+            digits = 1 if key == "median_rank" else 3
+            numbers = [f"{number:.{digits}f}" for number in (value, low, high, chance)]
+            rows.append([name, METRICS[key], numbers[0], f"{numbers[1]} - {numbers[2]}", numbers[3]])
+            name = ""  # said once
+    return format_table(rows, ["set", "metric", "value", "95 % interval", "chance"])
