@@ -1,0 +1,188 @@
+import math
+from functools import lru_cache
+
+import numpy as np
+import pytest
+import torch
+from scipy import signal
+
+from mulan_min.config import UserError
+from mulan_min.mel import AST_MEAN, AST_STD, LogMel, filterbank, hertz_to_mel, mel_to_hertz
+
+RATE = 16000
+
+
+def music(seed, seconds=10.0):
+    """Music-like float32: decaying harmonic notes with vibrato, noise hits, a slow fade and a little offset."""
+    rng = np.random.default_rng(seed)
+    t = np.arange(round(seconds * RATE)) / RATE
+    x = 0.01 * rng.standard_normal(len(t)) * np.exp(-((t % 0.5) / 0.05))  # hits, two a second
+    for onset in np.arange(0, seconds, 0.25):
+        pitch = 110 * 2 ** (rng.integers(0, 36) / 12)
+        age = np.maximum(t - onset, 0)
+        for harmonic in range(1, int(min(12, 7900 // pitch)) + 1):
+            phase = harmonic * pitch * age + 0.02 * harmonic * np.sin(2 * np.pi * 5 * age)
+            x += (t >= onset) * 0.1 / harmonic**1.5 * np.exp(-3 * age) * np.sin(2 * np.pi * phase)
+    x = x * (1 - 0.5 * t / seconds) + 0.002 + 1e-4 * rng.standard_normal(len(t))
+    return x.astype(np.float32)
+
+
+CLIPS = np.stack([music(seed) for seed in range(3)])
+
+
+@lru_cache
+def triangles(n_mels, n_fft, dialect, f_min=20.0, f_max=8000.0):
+    """The same filters, written as loops straight from the definition of a triangle."""
+    if dialect == "ast":
+        to_mel = lambda f: 2595 * math.log10(1 + f / 700)
+        points = [to_mel(f_min) + i * (to_mel(f_max) - to_mel(f_min)) / (n_mels + 1) for i in range(n_mels + 2)]
+        axis = [to_mel(k * RATE / n_fft) for k in range(n_fft // 2 + 1)]
+    else:
+        to_mel = lambda f: f / (200 / 3) if f < 1000 else 15 + math.log(f / 1000) / (math.log(6.4) / 27)
+        to_hertz = lambda m: m * 200 / 3 if m < 15 else 1000 * 6.4 ** ((m - 15) / 27)
+        points = [to_hertz(to_mel(f_min) + i * (to_mel(f_max) - to_mel(f_min)) / (n_mels + 1)) for i in range(n_mels + 2)]
+        axis = [k * RATE / n_fft for k in range(n_fft // 2 + 1)]
+    bank = np.zeros((n_fft // 2 + 1, n_mels))
+    for m in range(n_mels):
+        left, centre, right = points[m : m + 3]
+        for k, place in enumerate(axis):
+            if left < place <= centre:
+                bank[k, m] = (place - left) / (centre - left)
+            elif centre < place < right:
+                bank[k, m] = (right - place) / (right - centre)
+    return bank
+
+
+def reference(x, n_mels, dialect):
+    """float64, frame by frame, for one waveform: (n_mels, frames)."""
+    x = x.astype(np.float64)
+    if dialect == "ast":
+        x = x - x.mean()
+    else:
+        x = np.concatenate([np.zeros(120), x, np.zeros(120)])
+    window = signal.get_window("hann", 400, fftbins=False)
+    columns = []
+    for begin in range(0, len(x) - 399, 160):
+        frame = x[begin : begin + 400]
+        if dialect == "ast":
+            frame = frame - frame.mean()
+            frame = signal.lfilter([1, -0.97], [1], frame, zi=[-0.97 * frame[0]])[0]  # the sample before: itself
+        power = np.abs(np.fft.fft(frame * window, 512)[:257]) ** 2
+        columns.append(power @ triangles(n_mels, 512, dialect))
+    return np.log(np.maximum(np.stack(columns, 1), 1.192092955078125e-07 if dialect == "ast" else 1e-5))
+
+
+@pytest.mark.parametrize("n_mels, dialect", [(64, "ours"), (128, "ours"), (128, "ast")])
+def test_agrees_with_a_float64_reference(n_mels, dialect):
+    ours = LogMel(n_mels, dialect)(torch.from_numpy(CLIPS)).numpy()
+    expected = np.stack([reference(x, n_mels, dialect) for x in CLIPS])
+    assert ours.shape == expected.shape == (3, n_mels, 1000 if dialect == "ours" else 998)
+    assert np.abs(ours - expected).max() < 1e-3
+    assert expected.max() - expected.min() > 10  # the signals fill a wide range
+
+
+@pytest.mark.parametrize("n_mels", [64, 128])
+def test_ours_agrees_with_librosa(n_mels):
+    librosa = pytest.importorskip("librosa", reason="librosa is an optional oracle")
+    # librosa centres the 400-sample window in the 512-sample FFT, so its frames begin 56 samples earlier
+    padded = np.pad(CLIPS.astype(np.float64), ((0, 0), (120 + 56, 120 + 56)))
+    window = signal.get_window("hann", 400, fftbins=False)
+    shape = dict(n_fft=512, hop_length=160, win_length=400, window=window, center=False, n_mels=n_mels)
+    power = librosa.feature.melspectrogram(y=padded, sr=RATE, fmin=20, fmax=8000, norm=None, **shape)
+    ours = LogMel(n_mels)(torch.from_numpy(CLIPS)).numpy()
+    assert np.abs(ours - np.log(np.maximum(power, 1e-5))).max() < 1e-3
+
+
+def test_ast_agrees_with_transformers():
+    transformers = pytest.importorskip("transformers", reason="transformers is an optional oracle")
+    extractor = transformers.ASTFeatureExtractor()
+    centred = [x - x.mean() for x in CLIPS]  # AST removes the waveform's mean before Kaldi's fbank; the port does not
+    features = extractor(centred, sampling_rate=RATE, return_tensors="np")["input_values"]  # (3, 1024, 128)
+    mel = LogMel(128, "ast")
+    raw = features[:, :998].transpose(0, 2, 1) * 2 * 4.5689974 - 4.2677393  # it normalises, after padding with zeros
+    ours = mel(torch.from_numpy(CLIPS))
+    assert np.abs(ours.numpy() - raw).max() < 1e-3
+    normal = mel.normalise(ours).numpy()
+    assert np.abs(normal - features[:, :998].transpose(0, 2, 1)).max() < 1e-3 / 9
+
+
+@pytest.mark.parametrize("dialect", ["ours", "ast"])
+def test_filterbank_agrees_with_the_definition(dialect):
+    for n_mels, n_fft in ((40, 512), (64, 512), (128, 1024)):
+        ours = filterbank(n_mels, n_fft, RATE, 20.0, 8000.0, dialect)
+        assert np.abs(ours - triangles(n_mels, n_fft, dialect)).max() < 1e-9
+
+
+def test_no_filter_of_ours_is_empty():
+    for n_mels in (64, 128):
+        assert (filterbank(n_mels, 512, RATE, 20.0, 8000.0, "ours").max(axis=0) > 0).all()
+    assert (filterbank(128, 512, RATE, 20.0, 8000.0, "ast").max(axis=0) == 0).any()  # as AST's weights saw it
+
+
+@pytest.mark.parametrize("scale", ["htk", "slaney"])
+def test_mel_scale_is_inverted_and_known_at_1000_hertz(scale):
+    hertz = np.array([0.0, 20, 440, 999, 1000, 1001, 6400, 8000])
+    assert np.allclose(mel_to_hertz(hertz_to_mel(hertz, scale), scale), hertz)
+    assert hertz_to_mel(1000, scale) == pytest.approx({"htk": 1000, "slaney": 15}[scale], rel=1e-4)
+
+
+def test_a_sine_is_loudest_in_its_own_filter_and_frames_are_centred():
+    t = torch.arange(10 * RATE) / RATE
+    mel = LogMel(64)
+    edges = mel_to_hertz(np.linspace(*hertz_to_mel([20, 8000], "slaney"), 66), "slaney")
+    for band in (10, 30, 50):
+        loud = mel(torch.sin(2 * math.pi * edges[band + 1] * t)[None]).mean(-1)[0]
+        assert loud.argmax() == band
+    clicks = torch.zeros(2, 10 * RATE)
+    clicks[0, 160 * 500 + 79] = clicks[1, 160 * 500 + 80] = 1.0  # either side of the middle of hop 500
+    profile = mel(clicks).sum(1)  # (2, frames)
+    assert profile.argmax(1).tolist() == [500, 500]
+    assert torch.allclose(profile[0, 498:503], profile[1, 498:503].flip(0), rtol=1e-4)
+
+
+def test_silence_is_the_floor_and_a_full_scale_sine_is_90_decibels_above():
+    mel = LogMel(64)
+    assert torch.allclose(mel(torch.zeros(1, RATE)), torch.tensor(math.log(1e-5)))
+    sine = torch.sin(2 * math.pi * 1000 * torch.arange(RATE) / RATE)  # 1000 Hz is exactly FFT bin 32
+    decibels = 10 / math.log(10) * (mel(sine[None]).max() - math.log(1e-5))
+    assert 86 < decibels < 93
+
+
+def test_each_clip_is_computed_by_itself_and_any_length_works():
+    mel = LogMel(64)
+    batch = mel(torch.from_numpy(CLIPS))
+    assert torch.equal(mel(torch.from_numpy(CLIPS[1:2])), batch[1:2])
+    assert mel(torch.zeros(1, 160)).shape == (1, 64, 1)
+    assert mel(torch.zeros(2, 16159)).shape == (2, 64, 100)
+
+
+def test_float32_under_autocast_and_from_half():
+    mel = LogMel(64)
+    x = torch.from_numpy(CLIPS[:1])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = mel(x)
+    assert y.dtype == torch.float32 and torch.equal(y, mel(x))
+    assert mel(x.half()).dtype == torch.float32
+
+
+def test_normalisation_constants_travel_with_the_weights():
+    source, target = LogMel(64, mean=-3.0, std=2.0), LogMel(64)
+    target.load_state_dict(source.state_dict())
+    assert torch.equal(target.normalise(torch.tensor([-3.0, 1.0])), torch.tensor([0.0, 1.0]))
+    assert set(source.state_dict()) == {"mean", "std"}  # the filters are made again from the settings
+    ast = LogMel(128, "ast")
+    assert float(ast.mean) == pytest.approx(AST_MEAN) and float(ast.std) == pytest.approx(AST_STD)
+
+
+def test_bad_settings_and_inputs_are_refused():
+    for f_max, rate in ((8001, 16000), (8000, 11025)):  # MusCALL: f_max above Nyquist
+        with pytest.raises(UserError, match="half the rate"):
+            LogMel(64, sample_rate=rate, f_max=f_max)
+    with pytest.raises(UserError, match="8000-8000"):
+        LogMel(64, f_min=8000)
+    with pytest.raises(UserError, match="htk"):
+        LogMel(64, dialect="htk")
+    with pytest.raises(UserError, match="159 samples"):
+        LogMel(64)(torch.zeros(1, 159))
+    with pytest.raises(UserError, match="399 samples"):
+        LogMel(128, "ast")(torch.zeros(1, 399))

@@ -1,0 +1,89 @@
+import torch
+
+from mulan_min.specaugment import spec_augment
+
+
+def masked(x, *args, seed=0, **kwargs):
+    """True where an input of ones was set to 0, reduced to (B, mels) and (B, frames): a fully masked row or column."""
+    y = spec_augment(torch.ones(x), *args, generator=torch.Generator().manual_seed(seed), **kwargs)
+    assert set(y.unique().tolist()) <= {0.0, 1.0}
+    return (y == 0).all(2), (y == 0).all(1)
+
+
+def runs(mask):
+    """Number of separate stripes in each row of (B, size) bool."""
+    return (mask[:, 1:] & ~mask[:, :-1]).sum(1) + mask[:, 0]
+
+
+def test_widths_are_uniform_and_one_stripe_each():
+    freq, time = masked((4000, 64, 100), 7, 20)
+    for mask, width in ((freq, 7), (time, 20)):
+        counts = torch.bincount(mask.sum(1), minlength=width + 1)
+        assert len(counts) == width + 1 and runs(mask).max() == 1
+        expected = 4000 / (width + 1)
+        assert ((counts - expected).abs() < 5 * expected**0.5).all()  # 5 standard deviations of a uniform draw
+
+
+def test_stripes_reach_both_edges_and_the_middle_evenly():
+    freq, _ = masked((20000, 16, 4), 1, 0)
+    places = freq[freq.any(1)].float().mean(0)  # a one-bin stripe is uniform over the 16 bins
+    assert ((places - 1 / 16).abs() < 0.015).all()
+
+
+def test_only_the_cells_of_the_stripes_change():
+    x = torch.randn(8, 32, 50)
+    y = spec_augment(x, 8, 10, generator=torch.Generator().manual_seed(1))
+    rows, columns = (y == 0).all(2), (y == 0).all(1)
+    stripes = rows[:, :, None] | columns[:, None, :]
+    assert torch.equal(y, torch.where(stripes, 0.0, x))
+    assert 0 < stripes.float().mean() < 1
+
+
+def test_each_sample_draws_its_own_stripes():
+    freq, time = masked((32, 64, 100), 30, 50)
+    assert len(freq.unique(dim=0)) > 20 and len(time.unique(dim=0)) > 20
+
+
+def test_an_input_is_never_erased():
+    # lucidrains/musiclm-pytorch: a mask of 80 on 65 bins can erase a whole input
+    for masks in (1, 2, 3):
+        freq, time = masked((3000, 65, 30), 80, 10**6, freq_masks=masks, time_masks=masks)
+        assert freq.sum(1).max() <= 65 // 2 and time.sum(1).max() <= 30 // 2
+        assert runs(freq).max() == masks  # and several masks are really several
+        limit = 65 // (2 * masks)
+        assert freq.sum(1).max() > limit * masks * 0.9  # the bound is reached, not just respected
+
+
+def test_no_masks_and_tiny_inputs_leave_the_input_alone():
+    x = torch.randn(3, 5, 7)
+    assert torch.equal(spec_augment(x, 0, 0), x)
+    assert torch.equal(spec_augment(x, 5, 7, freq_masks=0, time_masks=0), x)
+    assert torch.equal(spec_augment(x[:, :1, :1], 5, 7), x[:, :1, :1])
+
+
+def test_generator_decides_and_input_is_not_changed():
+    x = torch.randn(4, 20, 30)
+    kept = x.clone()
+
+    def draw(seed):
+        return spec_augment(x, 8, 10, generator=torch.Generator().manual_seed(seed))
+
+    assert torch.equal(draw(3), draw(3)) and not torch.equal(draw(3), draw(4))
+    assert torch.equal(x, kept)
+
+
+def test_half_precision_and_gradient():
+    x = torch.randn(2, 20, 30, dtype=torch.bfloat16, requires_grad=True)
+    y = spec_augment(x, 8, 10, generator=torch.Generator().manual_seed(0))
+    y.sum().backward()
+    assert y.dtype == torch.bfloat16 and torch.equal(x.grad == 0, y == 0)
+
+
+def test_cost_does_not_loop_over_the_batch():
+    def operations(batch):
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+            spec_augment(torch.ones(batch, 8, 8), 2, 2)
+        return sum(event.count for event in profile.key_averages())
+
+    spec_augment(torch.ones(2, 8, 8), 2, 2)
+    assert operations(64) == operations(2)
