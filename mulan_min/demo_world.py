@@ -1,4 +1,4 @@
-"""The demo world on disk: a collection as the manifest contract has it, made from a seed instead of downloaded.
+"""The demo world on disk: a collection with a manifest, made from a seed instead of downloaded.
 
     python -m mulan_min.demo_world FOLDER [--recordings N] [--seed S]
 
@@ -29,18 +29,18 @@ try:
 except ImportError:   # Windows: no lock, so two makings at once both work and the first to finish is kept
     fcntl = None
 
-RECIPE = 1   # raise it when the same settings would give other music or words, so that old worlds are not reused
+RECIPE = 1   # raise it when the same settings would give another world, so that old ones are not reused
 
 
 def make_world(folder, recordings=2400, seed=0, seconds=15.0, workers=None, progress=True):
     """Make the demo world in `folder`, or reuse it at once if it is there with the same settings; -> Path.
 
-    Recordings are 16 kHz mono FLAC files of `seconds` each. `workers` processes render them (None: up to one per CPU
-    core). The world appears by one rename when it is complete: an interrupted making leaves nothing in `folder`.
+    Recordings are 16 kHz mono FLAC files of `seconds` each, rendered by `workers` processes (None: up to one
+    per CPU core). The world appears by one rename when complete: an interrupted making leaves nothing there.
     Raises UserError when a setting makes no sense, or the folder holds anything else or cannot be written.
     """
-    if seed < 0 or seconds <= 0:
-        raise UserError(f"demo world: seed = {seed}, seconds = {seconds}: give a seed of 0 or more and a length above 0")
+    if seed < 0 or seconds < 0:
+        raise UserError(f"demo world: seed = {seed} and seconds = {seconds} must be 0 or more")
     folder, workers = Path(os.path.abspath(folder)), workers or min(os.cpu_count(), 1 + recordings // 100)
     settings = {"recipe": RECIPE, "recordings": recordings, "seed": seed, "seconds": seconds}
     if _is_made(folder, settings):
@@ -51,7 +51,7 @@ def make_world(folder, recordings=2400, seed=0, seconds=15.0, workers=None, prog
             if not _is_made(folder, settings):   # another process may have made it while we waited
                 _make(folder, settings, workers, progress)
     except (OSError, soundfile.SoundFileError) as error:
-        raise UserError(f"{folder}: cannot make the demo world here ({error}); free some space or choose another "
+        raise UserError(f"{folder}: cannot make the demo world here ({error}); make room, or choose another "
                         "folder") from error
     return folder
 
@@ -61,13 +61,14 @@ def write_words(folder, pieces, seed=0):
     manifest, truth = [], []
     for piece in pieces:
         text, about_music = synth_words.texts(piece)
-        manifest.append({"id": piece.id, "audio": f"audio/{piece.id}.flac", "split": piece.split, "text": text,
-                         "tags": synth_words.tags(piece)})
+        manifest.append({"id": piece.id, "audio": f"audio/{piece.id}.flac", "split": piece.split,
+                         "text": text, "tags": synth_words.tags(piece)})
         truth += [{"id": piece.id, "text": comment, "about_music": about} for comment, about in about_music]
     playlists = synth_words.playlists([piece for piece in pieces if piece.split == "test"], seed)
     for name, rows in [("manifest", manifest), ("lf_truth", truth), ("playlists", playlists),
                        ("triplets", synth_words.triplets(playlists, seed))]:
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / f"{name}.jsonl").write_text(lines, encoding="utf-8")
     (folder / "labels.json").write_text(json.dumps(synth_words.labels(), indent=1) + "\n", encoding="utf-8")
 
 
@@ -80,8 +81,8 @@ def _is_made(folder, settings):
     except (OSError, ValueError):
         raise UserError(f"{folder}: is there already and is no demo world; choose another folder") from None
     if found != settings:
-        raise UserError(f"{folder}: holds a demo world made with {found}, not {settings}; delete it or choose another "
-                        "folder")
+        raise UserError(f"{folder}: holds another demo world ({found}, not {settings}); delete it or choose "
+                        "another folder")
     return True
 
 
@@ -152,13 +153,16 @@ for _ in render_part(pathlib.Path(folder), json.loads(settings), int(part), int(
 
 
 def _render_in_processes(folder, settings, workers, bar):
-    """Plain processes instead of multiprocessing: they work from notebooks and scripts without a __main__ guard."""
+    """Plain processes, not multiprocessing: fit for notebooks and for scripts without a __main__ guard."""
     path = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
     one_thread = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
-    processes = [subprocess.Popen([sys.executable, "-c", _WORKER, str(folder), json.dumps(settings), str(part),
-                                   str(workers), str(os.getpid())], start_new_session=True,   # Ctrl-C is for us
-                                  env={**os.environ, "PYTHONPATH": path, **one_thread}) for part in range(workers)]
+    processes = []
     try:
+        for part in range(workers):
+            arguments = [str(folder), json.dumps(settings), str(part), str(workers), str(os.getpid())]
+            processes.append(subprocess.Popen([sys.executable, "-c", _WORKER, *arguments],
+                                              env={**os.environ, "PYTHONPATH": path, **one_thread},
+                                              start_new_session=True))   # Ctrl-C reaches this process alone
         codes = [None]
         while None in codes and not any(codes):
             time.sleep(0.05)
@@ -173,7 +177,7 @@ def _render_in_processes(folder, settings, workers, bar):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(prog="python -m mulan_min.demo_world", description="Make the demo world.")
+    parser = argparse.ArgumentParser("python -m mulan_min.demo_world", description="Make the demo world.")
     parser.add_argument("folder")
     parser.add_argument("--recordings", type=int, default=2400)
     parser.add_argument("--seed", type=int, default=0)

@@ -2,8 +2,8 @@
 
 Everything is drawn from the tables below and is true of the piece, but for the comments that are not about
 music. A label is said in its own word about half of the time; the other wordings and the facets (phrases for
-what the label sounds like) are how a text tower learns that "three beats to the bar" and "waltz" belong together.
-All of it is our choice: the paper's texts are titles, tags, comments and playlist names from the web.
+what the label sounds like) are how a text tower learns that "three beats to the bar" and "waltz" belong
+together. All of it is our choice; the paper's texts are titles, tags, comments and playlist names of the web.
 """
 
 import re
@@ -37,7 +37,7 @@ blues | twelve-bar, bluesy, delta | | Blind Willie Crane, Delta Rosie
 swing | big-band, swinging, jazz | jitterbug | Dukes of Fulton Street, Ella Marlowe
   > a walking upright bass; a ride cymbal that skips; long and short eighths in turn
   = Big-band jazz that skips along on the ride cymbal, over a walking bass in long and short eighths.
-bossa nova | Brazilian, bossa, Rio-style | carioca | Joana Ipanema, Trio Corcovado
+bossa nova | Brazilian, Copacabana, Rio-style | carioca | Joana Ipanema, Trio Corcovado
   > a soft clave on the rim; a breeze from the beach at Rio; syncopated chords from Brazil
   = Syncopated chords from Rio over a soft clave, as relaxed as a breeze on a beach of Brazil.
 reggae | Jamaican, roots, one-drop | rocksteady | Kingston Irie Band, Brother Zion
@@ -46,7 +46,7 @@ reggae | Jamaican, roots, one-drop | rocksteady | Kingston Irie Band, Brother Zi
 rock | rock and roll, riff-driven, stadium | | The Gravel Saints, Jake Tarmac
   > a loud backbeat; stadium riffs in straight eighths; drums hit with full force
   = Loud riffs and straight eighths with a full-force backbeat, meant for a stadium.
-hip hop | boom-bap, rap, beat-tape | | MC Lowercase, Cornerstore Poets
+hip hop | boom-bap, rap, rhyming | | MC Lowercase, Cornerstore Poets
   > a head-nodding beat; boom and bap from kick and snare; a loop waiting for a rhyme
   = A head-nodding loop with a boom from the kick and a bap from the snare, waiting for a rhyme.
 folk | traditional, village, country-side | rustic | Hazel and Thorn, Old Mill Company
@@ -55,7 +55,7 @@ folk | traditional, village, country-side | rustic | Hazel and Thorn, Old Mill C
 funk | funky, groove-heavy, slap-bass | groovy | Sticky Fingers Union, Bootsy Malone
   > a tight sixteenth-note groove; a bass that pops and slaps; everything landing on the one
   = A tight groove of sixteenth notes that lands on the one, with a bass that slaps and pops.
-march | parade, military, marching-band | martial | Third Regiment Band, Brass Brigade of Ulm
+march | parade, military, marching-band | martial | Third Regiment Band, Old Brigade of Ulm
   > left and right in step; a snare rolling down the street; a parade of boots and flags
   = Soldiers and flags on parade, boots in step left and right behind a rolling snare.
 piano | grand piano, upright piano, ivories | pianoforte | Clara Weissman, Eighty-Eight Keys
@@ -88,7 +88,7 @@ violin | bowed violin, Stradivarius, concert violin | fiddle | Anton Brezina, Ma
 flute | silver flute, transverse flute, woodwind flute | flautist | Silvia Aria, Windward Ensemble
   > breath blown over an edge; airy whistling tones; a bird above the trees
   = Airy tones, almost whistling, from breath blown over an edge, like a bird in the trees.
-clarinet | B-flat clarinet, black clarinet, reed woodwind | licorice stick | Benny Blackwood, Ebony Reed Club
+clarinet | B-flat clarinet, black clarinet, reed woodwind | licorice stick | Benny Blackwood, Ebony Society
   > a hollow woody tone; one reed on a black tube; smooth low notes from the chalumeau
   = A black tube with one reed, hollow and woody in tone and smooth in the chalumeau.
 trumpet | horn, brass, valve trumpet | | Miles Harbinger, Golden Valves
@@ -100,7 +100,7 @@ vibraphone | vibes, mallets, vibes and mallets | vibraharp | Milt Carraway, The 
 bells | chimes, tubular bells, church bells | carillon | Bronze Tower Guild, Magda Glocke
   > struck bronze; a tower calling over the town; clanging metal overtones
   = Bronze that is struck and clangs with metal overtones, calling from the tower of a town.
-synthesizer | synth, analogue synth, modular synth | moog | Oscar Lator, Polysix Dreamers
+synthesizer | analogue synth, modular synth, polysynth | moog | Oscar Lator, Polysix Dreamers
   > filter sweeps; buzzing oscillators; knobs and patch cables
   = Oscillators that buzz through a filter, swept by knobs and joined by patch cables.
 choir | singing voices, chorus, vocal ensemble | chorale | Saint Cecilia Singers, The Ninety Voices
@@ -167,7 +167,7 @@ mood=happy/energetic, genre=rock/blues/funk/reggae | a road trip; the open highw
   > driving all day; tapping on the steering wheel
 mood=happy/energetic, genre=techno/house/drum and bass/funk | a saturday party; going out; a night on the town
   > a birthday party; dancing with friends
-mood=calm/happy/dreamy, genre=bossa nova/swing | dinner for two; candles and wine; supper club
+mood=calm/happy/dreamy, genre=bossa nova/swing | dinner for two; candles and wine; supper at eight
   > cooking supper; a table with friends
 mood=calm/dreamy, density=sparse | meditation; a yoga class; deep breaths
   > sitting cross-legged; stretching on a mat
@@ -232,10 +232,11 @@ _OFF_TOPIC = (
 _PLAYLIST_TEXTS = (
     "{activity}", "{activity}, {activity_f}", "{activity} with {lead}", "{activity}: {mood} {genre} tunes",
     "{mood} {lead} for {activity}", "{genre} music for {activity}, {mood_f}",
-    "for {activity}: {mood_f} and {lead_f}", "{mood} {lead} favourites", "{mood} {lead} music: {lead_f}, {mood_f}",
-    "{tempo} {lead} {style}", "nothing but {style}: {genre_f}", "{genre} night, {genre_f}, {mood_f}",
-    "the {mood} {genre} collection", "{tempo} {style} with {lead}, {tempo_f}", "{lead_f} and {mood_f}",
-    "{production} {style} and {density} {lead}", "{genre_f} and {lead_f}",
+    "for {activity}: {mood_f} and {lead_f}", "{mood} {lead} favourites", "{tempo} {lead} {style}",
+    "{mood} {lead} music: {lead_f}, {mood_f}", "nothing but {style}: {genre_f}",
+    "{genre} night, {genre_f}, {mood_f}", "the {mood} {genre} collection",
+    "{tempo} {style} with {lead}, {tempo_f}", "{lead_f} and {mood_f}", "{genre_f} and {lead_f}",
+    "{production} {style} and {density} {lead}",
     "{density}, {production} and {mood}: {density_f}, {production_f}")
 _CLASS_LABELS = {"genre": "{} music", "lead": "{}", "backing": "{}", "mood": "{} music", "tempo": "{} music",
                  "density": "{} texture", "production": "{} recording"}
@@ -319,7 +320,7 @@ def playlists(pieces, seed=0):
     """-> list of {"title", "description", "tracks": ids}, each with MIN_MEMBERS or more of `pieces`.
 
     One by each genre, each pair of mood and lead instrument, and each activity. Title and description are new
-    combinations of trained phrases, and never share one.
+    combinations of trained phrases and never share a phrase.
     """
     rng, found = np.random.default_rng((seed, 3)), []
 
