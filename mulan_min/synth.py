@@ -73,7 +73,7 @@ RECIPES = {
                      "finger_bass r..r..3.5.......", "..c...c...c...c.", "electric guitar,organ,piano", "calm,happy"),
     "rock": Recipe((84, 166), 0.5, "1 5 6 4", False, "kick X.......X.x..... snare ....X.......X... open_hat x.x.x.x.x.x.x.x.",
                    "finger_bass r.r.r.r.r.r.r.r.", "C...C.C.C...C.C.", "electric guitar,organ,piano", "energetic,tense"),
-    "hip hop": Recipe((66, 106), 0.56, "1 6 4 5", True, "kick X......x..X..... snare ....X.......X... hat x.xox.x.x.xox.xx",
+    "hip hop": Recipe((66, 106), 0.56, "1 6 4 5", True, "kick X......x..X..... snare ....X.......X... hat x.xox.x.x.xox.xx scratch ..x...x......x.x",
                       "sub_bass r......r..r.....", "C.........c.....", "electric piano,piano,vibraphone,synthesizer",
                       "calm,sad"),
     "folk": Recipe((72, 152), 0.5, "1 4 1 5", False, "soft_kick x.......x....... shaker ....x.......x...",
@@ -183,6 +183,9 @@ def _plan_piece(id, split, genre, lead, rng):
 SCALES = {"major": (0, 2, 4, 5, 7, 9, 11), "minor": (0, 2, 3, 5, 7, 8, 10),
           "dreamy major": (0, 2, 4, 6, 7, 9, 11), "tense minor": (0, 1, 3, 5, 7, 8, 11)}   # Lydian; a Phrygian kind
 SUSTAINING = {"organ", "accordion", "violin", "flute", "clarinet", "trumpet", "synthesizer", "choir"}
+RINGING = {"harp", "vibraphone", "bells"}   # nobody damps them: notes overlap
+CHORDAL = {"piano": (7,), "organ": (2, 4), "accordion": (2,), "harp": (2, 4, 7), "vibraphone": (2,), "choir": (2, 4),
+           "electric guitar": (4,), "acoustic guitar": (5,)}   # what a lead adds below its melody, in steps of the scale
 FADE = np.linspace(1, 0, 960, dtype=np.float32)   # 60 ms release of a note
 
 
@@ -195,9 +198,9 @@ def render(piece, seconds=15.0):
     _play_backing(song, band, rng)
     _play_bass(song, band, rng)
     _play_drums(song, drums, rng)
-    lead = lfilter(*_shelf(rng.normal(0, 0.25)), lead)   # no two recordings of an instrument are equally bright
-    band *= 10 ** (rng.normal(-1, 2) / 20)
-    drums *= 10 ** (rng.normal(-2 + 3 * song.mood.accent, 2) / 20)
+    lead = lfilter(*_shelf(rng.normal(0, 0.2)), lead)   # no two recordings of an instrument are equally bright
+    band *= 10 ** (rng.normal(-2, 1.2) / 20)
+    drums *= 10 ** (rng.normal(-4 + 4 * song.mood.accent, 1.2) / 20)
     return _produce(piece, lead + band + drums, song.mood, rng)
 
 
@@ -257,19 +260,26 @@ def _play_lead(song, stem, rng):
     onsets = [(bar, step, move) for bar in range(song.bars) for step, move in motives["ABC".index(form[bar % 4])]]
     times = [song.seconds(bar, step) for bar, step, _ in onsets] + [song.seconds(song.bars, 0)]
     for (bar, step, move), start, end in zip(onsets, times, times[1:]):
-        index = int(np.clip(index + move, bottom, bottom + 9))
+        if step == 0:
+            index = (index + bottom + 4) // 2   # a motive starts near the middle, so that melodies do not drift away
+        index += move if bottom <= index + move <= bottom + 9 else -move
         if step % 4 == 0 and (index - song.chords[bar]) % 7 not in (0, 2, 4):
             index += 1 if (index + 1 - song.chords[bar]) % 7 in (0, 2, 4) else -1   # strong beats: chord tones
         strength = (1 - 0.5 * mood.accent * (step % 4 > 0)) * rng.uniform(0.85, 1.1)
-        _play(stem, note(piece.lead, variant, song.pitch(index)), max(0, start + rng.normal(0, 0.005)),
-              min((end - start) * song.gate, NOTE_SECONDS), strength)
+        start, length = max(0, start + rng.normal(0, 0.005)), (end - start) * song.gate
+        if piece.lead in RINGING:
+            length = max(length, 1.2)
+        for count, below in enumerate((0, *CHORDAL.get(piece.lead, ()))):
+            roll = 0.045 * count * (piece.lead in RINGING)   # seconds
+            _play(stem, note(piece.lead, variant, song.pitch(index - below)), start + roll,
+                  min(length, NOTE_SECONDS), strength * 0.75**count)
 
 
 def _play_backing(song, stem, rng):
     """The first instrument plays the genre's accompaniment, the second holds chords or breaks them."""
     for layer, name in enumerate(song.piece.backing):
         variant, low = int(rng.integers(VARIANTS)), LOWEST[name] + int(rng.integers(0, 6))
-        gain = 0.42 * 10 ** (rng.normal(0, 2) / 20)
+        gain = 0.36 * 10 ** (rng.normal(0, 2) / 20)
         pattern = song.recipe.comp
         if layer == 1:
             pattern = "C..." * song.piece.meter if name in SUSTAINING else "a.a." * song.piece.meter
@@ -300,7 +310,7 @@ def _strokes(song, bar, pattern):
 def _play_bass(song, stem, rng):
     name, pattern = song.recipe.bass.split()
     variant, low = int(rng.integers(VARIANTS)), 28 + int(rng.integers(0, 4))
-    gain = 0.6 * 10 ** (rng.normal(0, 2) / 20)
+    gain = 0.55 * 10 ** (rng.normal(0, 1) / 20)
     for bar in range(song.bars):
         root = low + (song.pitch(song.chords[bar]) - low) % 12
         for _, symbol, start, length in _strokes(song, bar, pattern):
@@ -351,9 +361,9 @@ def _produce(piece, wave, mood, rng):
     spectrum = rfft(wave, size)
     frequencies = np.geomspace(20, 8000, 60)
     octaves = np.log2(frequencies / 800)
-    gain_db = (mood.tilt + rng.normal(0, 0.7)) * octaves
+    gain_db = (mood.tilt + rng.normal(0, 0.5)) * octaves
     for _ in range(2):   # a random broad bump: microphones and taste
-        gain_db += rng.normal(0, 2.5) * np.exp(-((octaves - rng.uniform(-4, 3)) ** 2) / 2)
+        gain_db += rng.normal(0, 2) * np.exp(-((octaves - rng.uniform(-4, 3)) ** 2) / 2)
     if piece.production == "lo-fi":
         low, high = rng.uniform(120, 300), rng.uniform(2600, 3600)
         gain_db -= 10 * np.log10((1 + (low / frequencies) ** 4) * (1 + (frequencies / high) ** 8))

@@ -24,7 +24,7 @@ def note(instrument, variant, midi):
     """-> (samples,) float32, at most NOTE_SECONDS: a held note of unit loudness. variant 0..VARIANTS - 1; midi 69 = A4."""
     frequency = 440 * 2 ** ((midi - 69) / 12)
     rng = _rng(instrument, variant, midi)
-    return _level(INSTRUMENTS[instrument](frequency, variant - 1, rng), block=0.2)
+    return _level(INSTRUMENTS[instrument](frequency, variant - 1, rng), block=0.2, ear=instrument in LOWEST)
 
 
 @lru_cache(maxsize=None)
@@ -38,10 +38,14 @@ def _rng(name, *numbers):
     return np.random.default_rng((zlib.crc32(name.encode()), *numbers))
 
 
-def _level(wave, block):
-    """Scale to RMS 1 in the loudest block (seconds), fade in over 1 ms and out over 50 ms, cut what has died away."""
+def _level(wave, block, ear=False):
+    """Scale to RMS 1 in the loudest block (seconds), fade in over 1 ms and out over 50 ms, cut what has died away.
+
+    ear: measure above 400 Hz, where hearing is keener, so that dull instruments are not drowned by bright ones.
+    """
     size = int(block * SAMPLE_RATE)
-    blocks = wave[: len(wave) // size * size].reshape(-1, size)
+    heard = _filter(wave, 400, order=1) if ear else wave
+    blocks = heard[: len(wave) // size * size].reshape(-1, size)   # (blocks, size)
     power = (blocks**2).mean(1)
     last = np.flatnonzero(power > 1e-6 * power.max())[-1]   # 60 dB down
     wave = wave[: (last + 1) * size] / np.sqrt(power.max())
@@ -149,18 +153,19 @@ def _rise(seconds):
 def piano(f, v, rng):
     k = _numbers(f, 18)
     stretched = k * f * np.sqrt(1 + 3e-4 * k**2)   # stiff strings are inharmonic
-    strength = np.abs(np.sin(np.pi * k / 7.3)) * k ** (-0.9 + 0.3 * v)   # the hammer strikes at 1/7
+    strength = np.abs(np.sin(np.pi * k / 7.3)) * k ** (-0.75 + 0.2 * v)   # the hammer strikes at 1/7
     decay = (0.8 + f / 500) * k**0.6
     strings = sum(_partials(stretched * 2 ** (cents / 1200), strength, decay * speed)
                   for cents, speed in ((-0.8 - 1.5 * (v > 0), 0.6), (0.9, 1.6)))   # two strings: beats, two-stage decay
-    return strings + 0.5 * _noise(rng, 80, 900) * np.exp(-TIME * 70)
+    return strings + 0.8 * _noise(rng, 80, 1800) * np.exp(-TIME * 60)
 
 
 def electric_piano(f, v, rng):
     phase = _phase(f)
-    tine = _fm(phase, 1, (1.3 + 0.5 * v) * np.exp(-2.5 * TIME)) * np.exp(-1.1 * TIME)
-    click = 0.25 * np.sin(7 * phase) * np.exp(-14 * TIME) * (7 * f < TOP)
-    return (tine + click) * (1 + 0.3 * np.sin(2 * np.pi * (5 + v) * TIME + rng.uniform(0, 6)))
+    bark = _fm(phase, 1, (1.8 + 0.5 * v) * np.exp(-3.5 * TIME)) * np.exp(-1.1 * TIME)
+    ratio = min(7, int(TOP / f / 1.2))
+    tine = 0.5 * _fm(phase, ratio, 0.3) * np.exp(-1.1 * TIME) + 0.4 * np.sin(ratio * phase) * np.exp(-6 * TIME)
+    return (bark + tine) * (1 + 0.45 * np.sin(2 * np.pi * (5 + v) * TIME + rng.uniform(0, 6)))
 
 
 def organ(f, v, rng):
@@ -219,7 +224,7 @@ def flute(f, v, rng):
 
 def clarinet(f, v, rng):
     k = _numbers(f, 19)
-    strength = np.where(k % 2, 1.0, 0.04 + 0.03 * (k > 6)) * k ** (-0.75 + 0.1 * v) / (1 + (k * f / 3200) ** 4)
+    strength = np.where(k % 2, 1.0, 0.03) * k ** (-0.5 + 0.1 * v) / (1 + (k * f / 2800) ** 6)
     swell = _rise(0.05) * (1 + 0.04 * np.sin(2 * np.pi * 3 * TIME))   # a tube closed at one end: odd harmonics
     return (_harmonics(_phase(f), strength) + 0.015 * _noise(rng, 1500, 4500)) * swell
 
@@ -298,7 +303,7 @@ def tuba(f, v, rng):
 INSTRUMENTS = {function.__name__.replace("_", " "): function for function in (
     piano, electric_piano, organ, accordion, acoustic_guitar, electric_guitar, banjo, harp, violin, flute, clarinet,
     trumpet, vibraphone, bells, synthesizer, choir, upright, finger_bass, slap_bass, synth_bass, sub_bass, tuba)}
-LOWEST = dict(zip(INSTRUMENTS, (48, 48, 48, 53, 45, 45, 52, 48, 57, 62, 53, 55, 55, 65, 48, 50)))   # midi, lead's range
+LOWEST = dict(zip(INSTRUMENTS, (50, 46, 48, 55, 45, 43, 54, 50, 58, 66, 50, 56, 58, 70, 48, 53)))   # midi, lead's range
 
 
 # --- drums: t = seconds (samples,), rng = the kit's own randomness ---------------------------------------------------------
@@ -341,11 +346,13 @@ DRUMS = {   # name: (loudness, function)
     "big_drum": (0.9, lambda t, rng: _thump(t, rng, 95, 62, 20, 5, 0.1) + 0.2 * _hiss(t, rng, 100, 600, 20)),
     "snare": (0.7, lambda t, rng: _snare(t, rng, 18, 0.9)),
     "field_snare": (0.6, lambda t, rng: _snare(t, rng, 26, 0.5)),
-    "rim": (0.4, lambda t, rng: np.sin(2 * np.pi * rng.uniform(1600, 1900) * t) * np.exp(-t * 90) + 0.4 * _hiss(t, rng, 700, 4000, 120)),
+    "rim": (0.5, lambda t, rng: np.sin(2 * np.pi * rng.uniform(1600, 1900) * t) * np.exp(-t * 90) + 0.4 * _hiss(t, rng, 700, 4000, 120)),
     "clap": (0.6, _clap),
     "hat": (0.22, lambda t, rng: _hiss(t, rng, 5500, 7900, 55)),
     "foot_hat": (0.25, lambda t, rng: _hiss(t, rng, 4000, 7500, 35, 0.004)),
     "open_hat": (0.3, lambda t, rng: _hiss(t, rng, 5000, 7900, 11)),
+    "scratch": (0.7, lambda t, rng: np.sin(2 * np.pi * 900 * t + 70 * np.sin(2 * np.pi * rng.uniform(6, 8) * t))
+                * (1 + _noise(rng, 500, 3000, len(t))) * np.exp(-t * 12)),   # a record moved to and fro
     "shaker": (0.22, lambda t, rng: _hiss(t, rng, 4200, 7500, 45, 0.025)),
     "brush": (0.35, lambda t, rng: _hiss(t, rng, 1500, 6000, 18, 0.02)),
     "ride": (0.3, lambda t, rng: _metal(t, rng, 5)),
