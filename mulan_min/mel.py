@@ -1,4 +1,4 @@
-"""The log-mel front end, written out: frame, window, rFFT, triangular filterbank, log. Two dialects, one code path."""
+"""The log-mel front end, written out: frame, window, rFFT, triangular filterbank, log; in two dialects."""
 
 import math
 
@@ -13,11 +13,12 @@ AST_MEAN, AST_STD = -4.2677393, 4.5689974  # AudioSet statistics of the "ast" di
 
 
 def hertz_to_mel(hertz: np.ndarray, scale: str) -> np.ndarray:
-    """Hertz to mels: "htk" 1127 ln(1 + f/700), also Kaldi's; "slaney" 15 mels up to 1 kHz, then 27 a factor of 6.4."""
+    """Hertz to mels: "htk" (also Kaldi) 1127 ln(1 + f/700); "slaney" 15 to 1 kHz, then 27 a factor of 6.4."""
     hertz = np.asarray(hertz, dtype=np.float64)
     if scale == "htk":
         return 1127.0 * np.log1p(hertz / 700.0)
-    return np.where(hertz < 1000, hertz * 0.015, 15 + 27 * np.log(np.maximum(hertz, 1000) / 1000) / math.log(6.4))
+    above = 15 + 27 * np.log(np.maximum(hertz, 1000) / 1000) / math.log(6.4)
+    return np.where(hertz < 1000, hertz * 0.015, above)
 
 
 def mel_to_hertz(mels: np.ndarray, scale: str) -> np.ndarray:
@@ -28,12 +29,12 @@ def mel_to_hertz(mels: np.ndarray, scale: str) -> np.ndarray:
     return np.where(mels < 15, mels / 0.015, 1000 * np.exp((mels - 15) * math.log(6.4) / 27))
 
 
-def filterbank(n_mels: int, n_fft: int, sample_rate: int, f_min: float, f_max: float, dialect: str) -> np.ndarray:
-    """(n_fft // 2 + 1, n_mels) float64 triangles that rise to 1 at their centre (no area normalisation).
+def filterbank(n_mels: int, n_fft: int, sample_rate: int, f_min: float, f_max: float, dialect: str):
+    """Triangles that rise to 1 at their centre, not normalised by area: float64 (n_fft // 2 + 1, n_mels).
 
-    Edges are equally spaced in mels. "ours": Slaney scale, straight sides when drawn over hertz (as librosa, norm=None).
-    "ast": HTK scale, straight sides when drawn over mels (Kaldi); at 128 mels and FFT 512 some low filters then fall
-    between two FFT bins and stay empty, which AST's weights were trained with.
+    Edges are equally spaced in mels. "ours" (our choice): Slaney scale, sides straight over hertz, which is
+    librosa with norm=None. "ast" (AST, Kaldi): HTK scale, sides straight over mels; at 128 mels and FFT 512
+    some low filters fall between two FFT bins and stay empty, and AST's weights were trained with that.
     """
     scale = "htk" if dialect == "ast" else "slaney"
     low, high = hertz_to_mel([f_min, f_max], scale)
@@ -51,15 +52,17 @@ def filterbank(n_mels: int, n_fft: int, sample_rate: int, f_min: float, f_max: f
 class LogMel(nn.Module):
     """Waveform (B, samples) to log-mel power (B, n_mels, frames), natural log, always computed in float32.
 
-    dialect "ours" (our choice): zeros are added at both ends so that frame i is centred on the i-th hop and there are
-        exactly samples // hop frames (10 s at 16 kHz: 1000); floor 1e-5, which is 90 dB below a full-scale sine.
-    dialect "ast" (AST, Kaldi): waveform mean removed, then in each frame mean removal and pre-emphasis 0.97; no padding
-        (10 s: 998 frames); floor 1.19e-7.
-    Both: window 25 ms and hop 10 ms (paper), symmetric Hann, FFT of the next power of two (512), power spectrum, f_min
-        20 Hz (AST), f_max the Nyquist frequency unless given.
+    dialect "ours" (our choice): zeros are added at both ends so that frame i is centred on the i-th hop and
+        there are exactly samples // hop frames (10 s at 16 kHz: 1000); floor 1e-5, 90 dB below a full-scale
+        sine.
+    dialect "ast" (AST, Kaldi): waveform mean removed, then in each frame mean removal and pre-emphasis 0.97;
+        no padding (10 s: 998 frames); floor 1.19e-7.
+    Both: window 25 ms and hop 10 ms (paper), symmetric Hann, FFT of the next power of two (512), power
+        spectrum, f_min 20 Hz (AST), f_max the Nyquist frequency unless given.
 
-    `mean` and `std` are buffers used by `normalise`, so they travel with the weights; the defaults are AST's for "ast".
-    Raises UserError for f_max above Nyquist, an unknown dialect, or a waveform that is too short for one frame.
+    `mean` and `std` are buffers used by `normalise`, so they travel with the weights; for "ast" they default
+    to AST's, for "ours" to no change at all: measure them. Raises UserError for f_max above Nyquist, an
+    unknown dialect, or a waveform too short for one frame.
     """
 
     def __init__(
@@ -79,9 +82,8 @@ class LogMel(nn.Module):
         if dialect not in ("ours", "ast"):
             raise UserError(f'mel dialect "{dialect}" is unknown: use "ours" or "ast"')
         if not 0 <= f_min < f_max <= sample_rate / 2:
-            raise UserError(
-                f"mel band {f_min:g}-{f_max:g} Hz must rise and end at or below {sample_rate / 2:g} Hz, half the rate"
-            )
+            limit = f"{sample_rate / 2:g} Hz, half the sample rate"
+            raise UserError(f"mel band {f_min:g}-{f_max:g} Hz: f_max must be above f_min, at most {limit}")
         self.window, self.hop = round(window * sample_rate), round(hop * sample_rate)
         self.n_fft = 2 ** math.ceil(math.log2(self.window))
         ast = dialect == "ast"
@@ -93,14 +95,15 @@ class LogMel(nn.Module):
         self.register_buffer("bank", torch.from_numpy(bank).float(), persistent=False)
         hann = torch.hann_window(self.window, periodic=False, dtype=torch.float64).float()
         self.register_buffer("hann", hann, persistent=False)
-        self.register_buffer("mean", torch.tensor(float(mean if mean is not None else (AST_MEAN if ast else 0.0))))
-        self.register_buffer("std", torch.tensor(float(std if std is not None else (AST_STD if ast else 0.5))))
+        usual_mean, usual_std = (AST_MEAN, AST_STD) if ast else (0.0, 0.5)
+        self.register_buffer("mean", torch.tensor(float(usual_mean if mean is None else mean)))
+        self.register_buffer("std", torch.tensor(float(usual_std if std is None else std)))
 
     def forward(self, waveform: Tensor) -> Tensor:
         """(B, samples) in -1..1 -> (B, n_mels, frames), not normalised."""
         if waveform.shape[-1] + self.padding < self.window:
-            raise UserError(f"waveform of {waveform.shape[-1]} samples is too short for one {self.window}-sample frame")
-        # On a CPU one clip at a time keeps every intermediate in the cache, which is 3 times faster than the whole batch.
+            raise UserError(f"{waveform.shape[-1]} samples are too short for one mel frame of {self.window}")
+        # On a CPU one clip at a time keeps the intermediates in the cache, 3 times faster than the batch.
         clips = waveform.split(1) if waveform.device.type == "cpu" else [waveform]
         with torch.autocast(waveform.device.type, enabled=False):
             return torch.cat([self._log_mel(clip.float()) for clip in clips]).transpose(-1, -2)
@@ -112,9 +115,9 @@ class LogMel(nn.Module):
         x = F.pad(x, (self.padding // 2, self.padding - self.padding // 2))
         frames = x.unfold(-1, self.window, self.hop)  # (B, frames, window), a view
         if self.preemphasis:
-            # Per frame as in Kaldi: subtract the frame's mean m, then p times the sample before. Both are linear, so
-            # (x[j] - m) - p (x[j-1] - m) = (x[j] - p x[j-1]) - (1 - p) m, and x[j] - p x[j-1] is made only once.
-            # Kaldi's own rule for j = 0 does not matter: the symmetric Hann window is 0 there.
+            # In each frame Kaldi subtracts the mean m, then p times the sample before. Both are linear:
+            # (x[j] - m) - p (x[j-1] - m) = (x[j] - p x[j-1]) - (1 - p) m, so x[j] - p x[j-1] is made only
+            # once. Kaldi's own rule for j = 0 does not matter, as the symmetric Hann window is 0 there.
             offset = (1 - self.preemphasis) * frames.mean(dim=-1, keepdim=True)
             x = x - self.preemphasis * F.pad(x[..., :-1], (1, 0))
             frames = x.unfold(-1, self.window, self.hop) - offset
@@ -123,5 +126,5 @@ class LogMel(nn.Module):
         return (power @ self.bank).clamp_min(self.floor).log()
 
     def normalise(self, log_mel: Tensor) -> Tensor:
-        """(x - mean) / (2 std), AST's scaling: zero mean, standard deviation 0.5. SpecAugment comes after it."""
+        """(x - mean) / (2 std), AST's scaling: mean 0, standard deviation 0.5. SpecAugment comes after."""
         return (log_mel - self.mean) / (2 * self.std)

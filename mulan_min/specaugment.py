@@ -1,11 +1,11 @@
-"""SpecAugment (Park et al. 2019) on a normalised log-mel spectrogram: stripes of mels and of frames are set to the mean."""
+"""SpecAugment (Park et al. 2019): stripes of mels and frames of a normalised log-mel are set to the mean."""
 
 import torch
 from torch import Tensor
 
 
 def _stripes(batch: int, size: int, width: int, count: int, device, generator) -> Tensor:
-    """(batch, size) bool, True inside any of `count` stripes; all stripes together cover at most half of `size`."""
+    """(batch, size) bool, True inside any of `count` stripes, which together cover at most half of `size`."""
     width = min(width, size // (2 * count)) if count else 0
     widths = torch.randint(0, width + 1, (batch, count, 1), device=device, generator=generator)
     places = torch.rand(batch, count, 1, device=device, generator=generator)
@@ -22,12 +22,12 @@ def spec_augment(
     time_masks: int = 1,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Mask random mels and frames of x (B, mels, frames), which must be normalised already; returns a new tensor.
+    """Mask random mels and frames of x (B, mels, frames), normalised already; returns a new tensor.
 
-    Each sample draws its own stripes, widths uniform in 0..width (SpecAugment). Masked cells become 0.0, the normalised
-    mean: AST masks before it normalises and so fills with +0.467. No axis ever loses more than half (our choice): a
-    width that is too large for the input is cut to size // (2 * masks).
-    With a generator the stripes are drawn on the generator's device, so a CPU generator gives a GPU the same masks.
+    Each sample draws its own stripes, widths uniform in 0..width (SpecAugment). Masked cells become 0.0, the
+    normalised mean: AST masks before it normalises and so fills with +0.467. No axis ever loses more than
+    half (our choice): a width too large for the input is cut to size // (2 * masks).
+    With a generator the stripes are drawn on its device, so a CPU generator gives a GPU the same masks.
     """
     batch, mels, frames = x.shape
     device = generator.device if generator is not None else x.device

@@ -13,7 +13,7 @@ RATE = 16000
 
 
 def music(seed, seconds=10.0):
-    """Music-like float32: decaying harmonic notes with vibrato, noise hits, a slow fade and a little offset."""
+    """Music-like float32: decaying harmonic notes with vibrato, noise hits, a slow fade, a small offset."""
     rng = np.random.default_rng(seed)
     t = np.arange(round(seconds * RATE)) / RATE
     x = 0.01 * rng.standard_normal(len(t)) * np.exp(-((t % 0.5) / 0.05))  # hits, two a second
@@ -35,12 +35,12 @@ def triangles(n_mels, n_fft, dialect, f_min=20.0, f_max=8000.0):
     """The same filters, written as loops straight from the definition of a triangle."""
     if dialect == "ast":
         to_mel = lambda f: 2595 * math.log10(1 + f / 700)
-        points = [to_mel(f_min) + i * (to_mel(f_max) - to_mel(f_min)) / (n_mels + 1) for i in range(n_mels + 2)]
+        points = list(np.linspace(to_mel(f_min), to_mel(f_max), n_mels + 2))
         axis = [to_mel(k * RATE / n_fft) for k in range(n_fft // 2 + 1)]
     else:
         to_mel = lambda f: f / (200 / 3) if f < 1000 else 15 + math.log(f / 1000) / (math.log(6.4) / 27)
         to_hertz = lambda m: m * 200 / 3 if m < 15 else 1000 * 6.4 ** ((m - 15) / 27)
-        points = [to_hertz(to_mel(f_min) + i * (to_mel(f_max) - to_mel(f_min)) / (n_mels + 1)) for i in range(n_mels + 2)]
+        points = [to_hertz(m) for m in np.linspace(to_mel(f_min), to_mel(f_max), n_mels + 2)]
         axis = [k * RATE / n_fft for k in range(n_fft // 2 + 1)]
     bank = np.zeros((n_fft // 2 + 1, n_mels))
     for m in range(n_mels):
@@ -66,7 +66,7 @@ def reference(x, n_mels, dialect):
         frame = x[begin : begin + 400]
         if dialect == "ast":
             frame = frame - frame.mean()
-            frame = signal.lfilter([1, -0.97], [1], frame, zi=[-0.97 * frame[0]])[0]  # the sample before: itself
+            frame = signal.lfilter([1, -0.97], [1], frame, zi=[-0.97 * frame[0]])[0]  # x[-1] is x[0]
         power = np.abs(np.fft.fft(frame * window, 512)[:257]) ** 2
         columns.append(power @ triangles(n_mels, 512, dialect))
     return np.log(np.maximum(np.stack(columns, 1), 1.192092955078125e-07 if dialect == "ast" else 1e-5))
@@ -96,10 +96,10 @@ def test_ours_agrees_with_librosa(n_mels):
 def test_ast_agrees_with_transformers():
     transformers = pytest.importorskip("transformers", reason="transformers is an optional oracle")
     extractor = transformers.ASTFeatureExtractor()
-    centred = [x - x.mean() for x in CLIPS]  # AST removes the waveform's mean before Kaldi's fbank; the port does not
+    centred = [x - x.mean() for x in CLIPS]  # AST does this before Kaldi's fbank, the port does not
     features = extractor(centred, sampling_rate=RATE, return_tensors="np")["input_values"]  # (3, 1024, 128)
     mel = LogMel(128, "ast")
-    raw = features[:, :998].transpose(0, 2, 1) * 2 * 4.5689974 - 4.2677393  # it normalises, after padding with zeros
+    raw = features[:, :998].transpose(0, 2, 1) * 2 * 4.5689974 - 4.2677393  # undo its normalisation
     ours = mel(torch.from_numpy(CLIPS))
     assert np.abs(ours.numpy() - raw).max() < 1e-3
     normal = mel.normalise(ours).numpy()
@@ -176,7 +176,7 @@ def test_normalisation_constants_travel_with_the_weights():
 
 def test_bad_settings_and_inputs_are_refused():
     for f_max, rate in ((8001, 16000), (8000, 11025)):  # MusCALL: f_max above Nyquist
-        with pytest.raises(UserError, match="half the rate"):
+        with pytest.raises(UserError, match="half the sample rate"):
             LogMel(64, sample_rate=rate, f_max=f_max)
     with pytest.raises(UserError, match="8000-8000"):
         LogMel(64, f_min=8000)

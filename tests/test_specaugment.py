@@ -4,7 +4,7 @@ from mulan_min.specaugment import spec_augment
 
 
 def masked(x, *args, seed=0, **kwargs):
-    """True where an input of ones was set to 0, reduced to (B, mels) and (B, frames): a fully masked row or column."""
+    """Fully masked rows (B, mels) and columns (B, frames) of an input of ones."""
     y = spec_augment(torch.ones(x), *args, generator=torch.Generator().manual_seed(seed), **kwargs)
     assert set(y.unique().tolist()) <= {0.0, 1.0}
     return (y == 0).all(2), (y == 0).all(1)
@@ -21,7 +21,7 @@ def test_widths_are_uniform_and_one_stripe_each():
         counts = torch.bincount(mask.sum(1), minlength=width + 1)
         assert len(counts) == width + 1 and runs(mask).max() == 1
         expected = 4000 / (width + 1)
-        assert ((counts - expected).abs() < 5 * expected**0.5).all()  # 5 standard deviations of a uniform draw
+        assert ((counts - expected).abs() < 5 * expected**0.5).all()  # 5 standard deviations
 
 
 def test_stripes_reach_both_edges_and_the_middle_evenly():

@@ -1,0 +1,212 @@
+import os
+import struct
+
+import numpy as np
+import pytest
+import soundfile
+from scipy import signal
+
+from mulan_min.audio import AudioError, cut_windows, duration, read_window
+
+
+def chirp(rate, seconds=5.0, channels=1, seed=0):
+    """(frames, channels) in -1..1: a rising sine and a little noise, different in each channel."""
+    rng = np.random.default_rng(seed)
+    t = np.arange(round(rate * seconds)) / rate
+    sine = 0.4 * np.sin(2 * np.pi * (150 * t + 100 * t * t))[:, None] / np.arange(1, channels + 1)
+    return sine + 0.01 * rng.standard_normal((len(t), channels))
+
+
+def write(path, sound, rate, **kind):
+    soundfile.write(path, sound, rate, **kind)
+    return path
+
+
+LOSS = {"VORBIS": 0.1, "OPUS": 0.1, "MPEG_LAYER_III": 0.1, "IMA_ADPCM": 0.1, "ULAW": 0.05, "ALAW": 0.05}
+LOSS |= {"PCM_S8": 0.01, "PCM_U8": 0.01}  # half a step, and rounding
+FORMATS = [("WAV", kind) for kind in ("PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE")]
+FORMATS += [("WAV", kind) for kind in ("ULAW", "ALAW", "IMA_ADPCM")]
+FORMATS += [("FLAC", kind) for kind in ("PCM_S8", "PCM_16", "PCM_24")]
+FORMATS += [("AIFF", "PCM_16"), ("OGG", "VORBIS"), ("OGG", "OPUS"), ("MP3", "MPEG_LAYER_III")]
+
+
+@pytest.mark.parametrize("rate, channels", [(16000, 1), (48000, 2)])
+@pytest.mark.parametrize("container, kind", FORMATS)
+def test_a_window_equals_that_window_of_the_whole_decode(tmp_path, container, kind, rate, channels):
+    original = chirp(rate, channels=channels)
+    path = write(tmp_path / f"x.{container.lower()}", original, rate, format=container, subtype=kind)
+    decoded = soundfile.read(path, always_2d=True)[0].mean(axis=1)  # float64
+    assert abs(duration(path) - 5.0) < 0.1
+    # nothing is lost against what was written: level and timing, within what the codec allows
+    error = np.abs(decoded[: len(original)] - original.mean(axis=1))
+    assert error[rate : 4 * rate].max() < LOSS.get(kind, 1e-3)
+    whole = decoded if rate == 16000 else signal.resample_poly(decoded, 16000, rate)
+    close = 1e-3 if kind == "OPUS" else 2e-6  # Opus needs up to a second after a seek to be exact again
+    for start in (0.0, 0.5, 1.2345, 2.7180625, 3.9):
+        window = read_window(path, start, 1.0)
+        first = round(start * 16000)
+        assert window.shape == (16000,) and window.dtype == np.float32
+        assert np.abs(window - whole[first : first + 16000]).max() < close
+    assert np.abs(read_window(path) - whole).max() < 2e-6
+
+
+def test_vorbis_after_a_seek_is_exact_everywhere(tmp_path):
+    # libvorbis may return a wrong first block after a seek, at a few positions only
+    path = write(tmp_path / "x.ogg", chirp(44100, 20), 44100)
+    whole = soundfile.read(path, dtype="float32")[0]
+    for start in np.random.default_rng(0).integers(0, 19 * 44100, 100):
+        window = read_window(path, start / 44100, 0.5, sample_rate=44100)
+        assert np.abs(window - whole[start : start + 22050]).max() < 1e-6
+
+
+@pytest.mark.parametrize("rate", [8000, 11025, 22050, 32000, 44100, 48000, 96000, 37800, 44056])
+def test_resampling_keeps_frequency_phase_and_level(tmp_path, rate):
+    t = np.arange(rate * 3) / rate
+    path = write(tmp_path / "x.wav", 0.5 * np.sin(2 * np.pi * 1000 * t + 0.7), rate, subtype="FLOAT")
+    for start in (0.3, 1.00125):
+        window = read_window(path, start, 1.0)
+        at = (round(start * 16000) + np.arange(16000)) / 16000
+        assert np.abs(window - 0.5 * np.sin(2 * np.pi * 1000 * at + 0.7)).max() < 2e-3
+
+
+def test_resampling_removes_what_16_khz_cannot_hold(tmp_path):
+    t = np.arange(3 * 44100) / 44100
+    path = write(tmp_path / "x.wav", 0.5 * np.sin(2 * np.pi * 10000 * t), 44100, subtype="FLOAT")
+    assert np.abs(read_window(path, 1.0, 1.0)).max() < 1e-3  # 54 dB down, not folded to 6 kHz
+
+
+@pytest.mark.parametrize("rate", [8000, 11025, 44100, 96000])
+def test_windows_of_a_resampled_file_join_without_a_seam(tmp_path, rate):
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, rate * 3)
+    path = write(tmp_path / "x.wav", noise, rate, subtype="FLOAT")
+    whole = read_window(path)
+    assert len(whole) == 48000
+    joined = np.concatenate([read_window(path, start / 4, 0.25) for start in range(12)])
+    assert np.abs(joined - whole).max() < 1e-6
+    assert np.abs(whole - signal.resample_poly(soundfile.read(path)[0], 16000, rate)).max() < 1e-5
+
+
+def test_channels_are_averaged(tmp_path):
+    sound = np.stack([np.full(16000, 0.5), np.full(16000, -0.25), np.full(16000, 0.125)], axis=1)
+    path = write(tmp_path / "x.wav", sound, 16000, subtype="FLOAT")
+    assert np.allclose(read_window(path), 0.125)
+
+
+def test_only_the_window_is_decoded(tmp_path, monkeypatch):
+    path = write(tmp_path / "x.flac", chirp(16000, 60), 16000)
+    frames = []
+    real = soundfile.SoundFile.read
+    monkeypatch.setattr(soundfile.SoundFile, "read", lambda f, n, **kw: frames.append(n) or real(f, n, **kw))
+    read_window(path, 40, 1)
+    assert sum(frames) < 16000 + 10000
+
+
+def test_lengths_padding_and_refusal(tmp_path):
+    path = write(tmp_path / "x.wav", np.full(16000, 0.5), 16000)
+    assert read_window(path, 0, 0.50003).shape == (8000,)  # rounded to the nearest sample
+    padded = read_window(path, 0.75, 0.5)
+    assert padded.shape == (8000,) and (padded[:4000] == 0.5).all() and (padded[4000:] == 0).all()
+    assert read_window(path, 0.75).shape == (4000,)
+    assert read_window(path, 0, 1.0, pad=False).shape == (16000,)
+    with pytest.raises(AudioError, match="x.wav.*ends at 1.00 s"):
+        read_window(path, 0, 1.001, pad=False)
+    for start in (-0.1, 1.0, 5.0):
+        with pytest.raises(AudioError, match="x.wav.*outside"):
+            read_window(path, start, 0.5)
+    odd = write(tmp_path / "odd.wav", chirp(44100, 1.0)[:-7], 44100)
+    assert read_window(odd, 0.5, 10).shape == (160000,)
+    read_window(write(tmp_path / "least.wav", np.zeros(1600), 16000))
+    with pytest.raises(AudioError, match="least.wav.*less than 0.1 s"):
+        read_window(write(tmp_path / "least.wav", np.zeros(1599), 16000))
+
+
+def broken_files(folder):
+    """Name -> (path, part of the message) for every way a file can be bad from its first byte."""
+    folder.mkdir(exist_ok=True)
+    (folder / "empty.wav").write_bytes(b"")
+    (folder / "text.mp3").write_text("this is no music")
+    (folder / "noise.ogg").write_bytes(np.random.default_rng(0).bytes(5000))
+    (folder / "headerless.raw").write_bytes(bytes(5000))
+    (folder / "folder.wav").mkdir()
+    write(folder / "silent.wav", np.zeros(0), 16000)
+    write(folder / "short.wav", np.zeros(100), 16000)
+    return {
+        "empty.wav": "empty",
+        "text.mp3": "not audio",
+        "noise.ogg": "not audio",
+        "headerless.raw": "not audio",
+        "folder.wav": "directory",
+        "missing.wav": "No such file",
+        "silent.wav": "0 samples",
+        "short.wav": "100 samples",
+    }
+
+
+def test_broken_files_are_named_in_one_line(tmp_path):
+    for name, part in broken_files(tmp_path / "bad").items():
+        for call in (read_window, duration):
+            with pytest.raises(AudioError) as caught:
+                call(tmp_path / "bad" / name)
+            message = str(caught.value)
+            assert name in message and part in message and "\n" not in message
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
+def test_no_permission(tmp_path):
+    path = write(tmp_path / "x.wav", chirp(16000), 16000)
+    path.chmod(0)
+    with pytest.raises(AudioError, match="x.wav.*Permission denied"):
+        read_window(path)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_not_finite_is_refused_only_where_it_is_heard(tmp_path, value):
+    sound = chirp(16000, 4.0)
+    sound[20000] = value
+    path = write(tmp_path / "x.wav", sound, 16000, subtype="FLOAT")
+    with pytest.raises(AudioError, match="x.wav.*NaN or infinite"):
+        read_window(path, 1.0, 1.0)
+    assert np.isfinite(read_window(path, 2.0, 1.0)).all()
+
+
+@pytest.mark.parametrize("name", ["x.wav", "x.flac", "x.ogg", "x.opus", "x.mp3"])
+def test_truncated_files_are_refused_where_the_sound_is_gone(tmp_path, name):
+    kind = {"format": "OGG", "subtype": "OPUS"} if name == "x.opus" else {}
+    whole = write(tmp_path / name, chirp(16000, 20), 16000, **kind)
+    expected = read_window(whole, 2.0, 1.0)
+    data = whole.read_bytes()
+    cut = tmp_path / f"cut_{name}"
+    cut.write_bytes(data[: len(data) // 2])
+    for start, seconds in ((15.0, 2.0), (8.0, 4.0), (2.0, None)):  # after, across and up to the cut
+        with pytest.raises(AudioError, match=f"cut_{name}"):
+            read_window(cut, start, seconds)
+    if name != "x.flac":  # libsndfile cannot seek in a cut FLAC
+        assert np.abs(read_window(cut, 2.0, 1.0) - expected).max() < 1e-3
+
+
+def test_a_wav_of_unknown_length_from_a_pipe_is_whole(tmp_path):
+    path = write(tmp_path / "x.wav", chirp(16000, 2.0), 16000)
+    data = bytearray(path.read_bytes())
+    at = data.index(b"data") + 4
+    data[at : at + 4] = data[4:8] = struct.pack("<I", 0xFFFFFFFF)
+    path.write_bytes(data)
+    assert read_window(path).shape == (32000,)
+
+
+def test_an_mp3_without_its_length_can_be_read_to_the_end(tmp_path):
+    path = write(tmp_path / "x.mp3", chirp(44100, 5.0), 44100, bitrate_mode="CONSTANT", compression_level=0.6)
+    data = path.read_bytes()
+    path.write_bytes(data[data.index(b"\xff\xfb", data.index(b"Info")) :])  # without the frame that tells it
+    assert soundfile.info(path).frames > len(soundfile.read(path)[0])  # libsndfile now guesses, too long
+    assert abs(len(read_window(path)) - 80000) < 1600
+
+
+def test_cut_windows_by_hand():
+    wave = np.arange(100, dtype=np.float32)
+    assert np.array_equal(cut_windows(wave[:30], 10), wave[:30].reshape(3, 10))
+    assert np.array_equal(cut_windows(wave[:34], 10), wave[:30].reshape(3, 10))  # a tail of 4 is dropped
+    assert np.array_equal(cut_windows(wave[:35], 10)[3], wave[25:35])  # a tail of 5 is kept, by moving back
+    assert np.array_equal(cut_windows(wave[:39], 10)[3], wave[29:39])
+    assert np.array_equal(cut_windows(wave[:3], 10), [[0, 1, 2, 0, 0, 0, 0, 0, 0, 0]])
+    assert np.array_equal(cut_windows(wave[:14], 10), wave[None, :10])
+    assert np.array_equal(cut_windows(wave[:15], 10), [wave[:10], wave[5:15]])
