@@ -4,16 +4,17 @@ from torch import Tensor, nn
 
 
 def convolution(channels_in: int, channels: int, kernel: int, stride: int = 1) -> nn.Sequential:
-    """Convolution without bias (batch norm brings its own), padded to keep the size at stride 1; then batch norm."""
+    """Convolution, padded to keep the size at stride 1, without bias as batch norm brings its own."""
     return nn.Sequential(nn.Conv2d(channels_in, channels, kernel, stride, kernel // 2, bias=False),
                          nn.BatchNorm2d(channels))
 
 
 class Bottleneck(nn.Module):
-    """1x1 down to `channels`, 3x3, 1x1 up to 4 x channels, added to the input: (B, C, F, T) -> (B, 4 channels, ...).
+    """1x1 down to `channels`, 3x3, 1x1 up to 4 x channels, added to the input.
 
-    The stride stands on the 3x3 (version 1.5, as torchvision and transformers have it; He et al. had it on the first
-    1x1, which then skips three quarters of its input).
+    (B, channels_in, F, T) -> (B, 4 channels, F / stride, T / stride), ReLU after each convolution.
+    The stride stands on the 3x3 (version 1.5, as torchvision and transformers have it; He et al. had it on
+    the first 1x1, which then skips three quarters of its input).
     """
 
     def __init__(self, channels_in: int, channels: int, stride: int = 1):
@@ -26,15 +27,16 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.spatial(self.reduce(x).relu_()).relu_()
-        return (self.expand(y) + self.shortcut(x)).relu_()
+        return self.expand(y).add_(self.shortcut(x)).relu_()
 
 
 class ResNet50(nn.Module):
     """(B, mels, frames) -> (B, 32 width), the mean over time and frequency (paper).
 
-    width is the number of stem channels, 64 in the published network; every layer scales with it. in_channels > 1
-    takes (B, in_channels, mels, frames). zero_init starts the last batch norm of each block at gamma = 0, so that the
-    network begins as a shallow one and the blocks join as they learn (Goyal et al. 2017: better at large batches).
+    width is the number of stem channels, 64 in the published network; every layer scales with it.
+    With in_channels above 1 the input is (B, in_channels, mels, frames). zero_init (our choice) starts the
+    last batch norm of each block at gamma = 0, so that the network begins as a shallow one and the blocks
+    join as they learn (Goyal et al. 2017: better at large batches).
     """
 
     def __init__(self, width: int = 64, in_channels: int = 1, zero_init: bool = True):
@@ -60,4 +62,4 @@ class ResNet50(nn.Module):
         if x.dim() == 3:
             x = x.unsqueeze(1)  # (B, mels, frames) -> (B, 1, mels, frames)
         x = self.pool(self.stem(x).relu_())  # a quarter of mels and frames
-        return self.blocks(x).float().mean(dim=(2, 3))  # (B, 32 width, mels / 32, frames / 32) -> (B, 32 width)
+        return self.blocks(x).mean(dim=(2, 3))  # (B, 32 width, mels / 32, frames / 32) -> (B, 32 width)

@@ -20,21 +20,22 @@ def train_wordpiece(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     texts = [_clean(text) for text in texts]
     tokenizer = _uncased(models.WordPiece(unk_token="[UNK]"))
     words = tokenizer.pre_tokenizer.pre_tokenize_str(tokenizer.normalizer.normalize_str("\n".join(texts)))
-    # The trainer numbers the characters inside words in the order of a hash map, which differs from run to run and
-    # decides ties between merges. Named beforehand, they have fixed numbers.
+    # The trainer numbers the characters inside words in the order of a hash map, which differs from run to
+    # run and decides ties between merges. Named beforehand, they have fixed numbers.
     inside = sorted({"##" + character for word, _ in words for character in word[1:]})
     trainer = trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=SPECIAL_TOKENS + inside,
                                         show_progress=False)
     tokenizer.train_from_iterator(texts, trainer)
     # a fresh tokenizer, in which "##a" is an ordinary piece again and no special token
-    return _finish(_uncased(models.WordPiece(tokenizer.get_vocab(), unk_token="[UNK]")), "the trained vocabulary")
+    model = models.WordPiece(tokenizer.get_vocab(), unk_token="[UNK]")
+    return _finish(_uncased(model), "the trained vocabulary")
 
 
 def load_wordpiece(path: str | Path) -> Tokenizer:
     """A tokenizer from BERT's vocab.txt (one piece a line, taken as uncased) or a tokenizer.json.
 
-    A tokenizer.json keeps its own normalisation; its padding and truncation are left to encode(). Raises UserError
-    when the file is missing, cannot be read, or lacks [PAD], [UNK], [CLS] or [SEP].
+    A tokenizer.json keeps its own normalisation; its padding and truncation are left to encode(). Raises
+    UserError when the file is missing, cannot be read, or lacks [PAD], [UNK], [CLS] or [SEP].
     """
     path = Path(path)
     try:
@@ -48,7 +49,8 @@ def load_wordpiece(path: str | Path) -> Tokenizer:
         raise UserError(f"{path}: not a vocab.txt or tokenizer.json that can be read ({error})") from error
     if len(set(pieces)) < len(pieces):
         raise UserError(f"{path}: the same piece stands on two lines; give BERT's own vocab.txt")
-    return _finish(_uncased(models.WordPiece({p: i for i, p in enumerate(pieces)}, unk_token="[UNK]")), path)
+    vocabulary = {piece: i for i, piece in enumerate(pieces)}
+    return _finish(_uncased(models.WordPiece(vocabulary, unk_token="[UNK]")), path)
 
 
 def save_wordpiece(tokenizer: Tokenizer, path: str | Path) -> None:
@@ -64,8 +66,8 @@ def save_wordpiece(tokenizer: Tokenizer, path: str | Path) -> None:
 def encode(tokenizer: Tokenizer, texts: list[str], max_tokens: int) -> tuple[Tensor, Tensor]:
     """N texts -> ids (N, L) int64 and mask (N, L) bool, True = real token.
 
-    Each row is [CLS] ... [SEP], cut to max_tokens with [SEP] kept, then padded to the longest row. Raises UserError
-    for max_tokens below 3 and for anything but a list of strings.
+    Each row is [CLS] ... [SEP], cut to max_tokens with [SEP] kept, then padded to the longest row. Raises
+    UserError for max_tokens below 3 and for anything but a list of strings.
     """
     if max_tokens < 3:
         raise UserError(f"max_tokens is {max_tokens}: at least 3 are needed, for [CLS], one piece and [SEP]")
@@ -83,12 +85,12 @@ def encode(tokenizer: Tokenizer, texts: list[str], max_tokens: int) -> tuple[Ten
 
 
 def _clean(text: str) -> str:
-    """Half of a surrogate pair (JSON such as "\\ud83c" yields it) cannot be written as UTF-8; it becomes "?"."""
+    """Half a surrogate pair (JSON such as "\\ud83c" yields it) has no UTF-8 and becomes a question mark."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _uncased(model: models.Model) -> Tokenizer:
-    """bert-base-uncased's text cleaning: lower case, accents stripped, split at spaces, punctuation and CJK."""
+    """As bert-base-uncased: lower case, no accents, split at spaces, punctuation and around each CJK sign."""
     tokenizer = Tokenizer(model)
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -96,7 +98,7 @@ def _uncased(model: models.Model) -> Tokenizer:
 
 
 def _finish(tokenizer: Tokenizer, name: str | Path) -> Tokenizer:
-    """Check the special tokens, frame every text as [CLS] ... [SEP], and drop stored padding and truncation."""
+    """Check the special tokens, frame texts as [CLS] ... [SEP], drop stored padding and truncation."""
     missing = [token for token in SPECIAL_TOKENS[:4] if tokenizer.token_to_id(token) is None]
     if missing:
         raise UserError(f"{name}: {', '.join(missing)} missing; give a vocabulary made for BERT")

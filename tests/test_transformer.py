@@ -1,0 +1,123 @@
+"""Oracles: the attention formula in float64, and torch's own TransformerEncoderLayer, forward and
+gradient."""
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from mulan_min.config import UserError
+from mulan_min.transformer import Block, SelfAttention, attend
+
+WIDTH, HEADS, LENGTH = 24, 3, 11
+MASK = torch.arange(LENGTH)[None] < torch.tensor([11, 4, 1, 8])[:, None]  # (4, L): real tokens in each row
+
+
+def close(actual, expected, tolerance=1e-5):
+    torch.testing.assert_close(actual, expected, atol=tolerance, rtol=tolerance)
+
+
+def formula(q, k, v, mask):
+    """Attention over one query, key list and value list at a time, real tokens only, in float64."""
+    out = torch.zeros_like(q, dtype=torch.float64)
+    for b, h, i in torch.cartesian_prod(*map(torch.arange, q.shape[:3])).tolist():
+        real = mask[b] if mask is not None else torch.ones(k.shape[2], dtype=torch.bool)
+        keys, values = k[b, h][real].double(), v[b, h][real].double()
+        scores = torch.exp(keys @ q[b, h, i].double() / math.sqrt(q.shape[3]))
+        out[b, h, i] = (scores / scores.sum()) @ values
+    return out
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-5), (torch.bfloat16, 3e-2)])
+def test_attention_is_its_formula(masked, dtype, tolerance):
+    torch.manual_seed(0)
+    mask = MASK if masked else None
+    q, k, v = (torch.randn(4, HEADS, LENGTH, 8, requires_grad=True) for _ in range(3))
+    weights = torch.randn(4, HEADS, LENGTH, 8)
+    out = attend(q.to(dtype), k.to(dtype), v.to(dtype), mask[:, None, None] if masked else None)
+    close(out.double(), formula(q, k, v, mask), tolerance)
+    gradients = torch.autograd.grad((out * weights).sum(), (q, k, v))
+    expected = torch.autograd.grad((formula(q, k, v, mask) * weights).sum(), (q, k, v))
+    for ours, theirs in zip(gradients, expected):
+        assert (ours - theirs).norm() <= tolerance * theirs.norm()
+
+
+def our_name(name):
+    for old, new in {"self_attn.in_proj_": "attention.qkv.", "self_attn.out_proj": "attention.out",
+                     "linear1": "mlp.fc1", "linear2": "mlp.fc2"}.items():
+        name = name.replace(old, new)
+    return name
+
+
+def torch_layer(block, norm_first):
+    """torch's encoder layer with our weights."""
+    theirs = nn.TransformerEncoderLayer(WIDTH, HEADS, 4 * WIDTH, 0.0, "gelu", norm_first=norm_first,
+                                        batch_first=True, layer_norm_eps=block.norm1.eps)
+    ours = block.state_dict()
+    theirs.load_state_dict({name: ours[our_name(name)] for name in theirs.state_dict()})
+    return theirs
+
+
+@pytest.mark.parametrize("norm_first", [True, False])
+def test_block_is_torchs_encoder_layer(norm_first):
+    torch.manual_seed(0)
+    block = Block(WIDTH, HEADS, 4 * WIDTH, norm_first=norm_first)
+    for norm in (block.norm1, block.norm2):
+        nn.init.normal_(norm.weight)
+        nn.init.normal_(norm.bias)
+    theirs = torch_layer(block, norm_first)
+    x = torch.randn(4, LENGTH, WIDTH)
+    weights = torch.randn(4, LENGTH, WIDTH) * MASK[..., None]  # states at padded places mean nothing
+    out, expected = block(x, MASK), theirs(x, src_key_padding_mask=~MASK)
+    close(out[MASK], expected[MASK])
+    (out * weights).mean().backward()
+    (expected * weights).mean().backward()
+    ours = dict(block.named_parameters())
+    for name, parameter in theirs.named_parameters():
+        close(ours[our_name(name)].grad, parameter.grad, 1e-6)
+
+
+def test_layer_norm_stays_float32_under_autocast():
+    """An offset of 1000 leaves bfloat16 three bits for the signal, and the block nothing to work with."""
+    torch.manual_seed(0)
+    block = Block(WIDTH, HEADS, 4 * WIDTH)
+    x = torch.randn(4, LENGTH, WIDTH) + 1000
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = block(x, MASK)
+    assert mixed.dtype == torch.float32
+    change, expected = mixed - x, block(x, MASK) - x
+    assert (change - expected).norm() < 0.02 * expected.norm()
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_dropout_replays_from_the_random_state_and_rests_in_evaluation(autocast):
+    block, x = Block(WIDTH, HEADS, 4 * WIDTH, dropout=0.3), torch.randn(4, LENGTH, WIDTH)
+
+    def run():
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            return block(x, MASK)
+
+    state = torch.get_rng_state()
+    first, second = run(), run()
+    torch.set_rng_state(state)
+    assert torch.equal(run(), first) and not torch.equal(first, second)
+    block.eval()
+    evaluated = run()
+    block.train()
+    block.dropout.p = block.attention.dropout = 0.0
+    assert torch.equal(run(), evaluated)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_attention_dropout_keeps_the_mean(dtype):
+    torch.manual_seed(0)
+    q, k, v = torch.randn(1, 1, 6, 4), torch.randn(1, 1, 6, 4), torch.ones(1, 1, 6, 4)
+    q, k, v = (t.to(dtype).expand(4000, -1, -1, -1) for t in (q, k, v))
+    out = attend(q, k, v, dropout=0.5).float()
+    assert out.std() > 0.1 and abs(out.mean() - 1) < 0.02  # all values are 1, and so is every weighted mean
+
+
+def test_heads_must_divide_the_width():
+    with pytest.raises(UserError, match="width 10 .* 3 heads"):
+        SelfAttention(10, 3)

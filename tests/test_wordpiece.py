@@ -1,0 +1,137 @@
+"""Oracles: transformers' two BERT tokenizers, one of them plain Python, reading a vocabulary file we
+wrote."""
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from mulan_min.config import UserError
+from mulan_min.wordpiece import encode, load_wordpiece, save_wordpiece, train_wordpiece
+
+TEXTS = ["a slow sad piano waltz", "fast techno for the gym", "Sad songs, slow dances",
+         "café music for late nights", "banjo & fiddle: folk dances", "drum and bass 174 bpm",
+         "the saddest waltz of all"]
+ODD = ["", " ", "Café CRÈME naïve Ångström", "cafe\u0301 (combining)", "日本の音楽 waltz", "don't-stop!!! ...",
+       "🎵🎶 sad 🎹piano", "a" * 150, "saddest" * 30, "tab\tnew\nline\r\u00a0nbsp\u200bzero\x00nul\x07bell\ufffd",
+       "İstanbul STRASSE ß", "½ №5 ²", "한국어 노래", "नमस्ते", "Привет мир", "[SEP] [PAD] [MASK] in the text",
+       "$10 ^caret `tick` a_b", "—dash–dash…", "ﬁne ﬂute"]
+
+
+@pytest.fixture
+def vocabulary(tmp_path):
+    """A vocab.txt in BERT's order: some words whole, all Latin letters and some of each other script as
+    pieces."""
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789ßı"
+    others = "日本音楽한नमप мир½№²♪🎵$^`_—…'!.,-&:[]()"
+    pieces = ["[PAD]", "[unused0]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *others.replace(" ", ""),
+              "sad", "##dest", "##est", "piano", "waltz", "cafe", "cre", "##me", "##ing", "при", "##вет", "tab",
+              "line", "fine"]
+    pieces += ["##" + letter for letter in letters]
+    path = tmp_path / "vocab.txt"
+    path.write_text("\n".join(pieces) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("kind", ["Fast", "Legacy"])
+def test_equals_transformers(kind, vocabulary):
+    transformers = pytest.importorskip("transformers", reason="the oracle is transformers' BERT tokenizer")
+    if kind == "Fast":
+        theirs = transformers.BertTokenizerFast(vocab=str(vocabulary))
+    else:
+        legacy = pytest.importorskip("transformers.models.bert.tokenization_bert_legacy",
+                                     reason="this transformers has no tokenizer in plain Python")
+        theirs = legacy.BertTokenizerLegacy(str(vocabulary))
+    tokenizer = load_wordpiece(vocabulary)
+    for max_tokens in (512, 7):
+        ids, mask = encode(tokenizer, ODD, max_tokens)
+        expected = theirs(ODD, padding=True, truncation=True, max_length=max_tokens, return_tensors="pt")
+        for text, ours, reference in zip(ODD, ids.tolist(), expected["input_ids"].tolist()):
+            assert ours == reference, text
+        assert torch.equal(mask, expected["attention_mask"].bool())
+
+
+def test_encoding_by_hand(vocabulary):
+    ids, mask = encode(load_wordpiece(vocabulary), ["Saddest wálTz", "sad", ""], 16)
+    pieces = vocabulary.read_text(encoding="utf-8").split("\n")
+    assert [[pieces[i] for i in row] for row in ids.tolist()] == [
+        ["[CLS]", "sad", "##dest", "waltz", "[SEP]"], ["[CLS]", "sad", "[SEP]", "[PAD]", "[PAD]"],
+        ["[CLS]", "[SEP]", "[PAD]", "[PAD]", "[PAD]"]]
+    assert mask.sum(1).tolist() == [5, 3, 2] and ids.dtype == torch.int64 and mask.dtype == torch.bool
+
+
+def test_a_text_is_encoded_alone_as_in_a_batch():
+    tokenizer = train_wordpiece(TEXTS, 120)
+    ids, mask = encode(tokenizer, TEXTS + ODD, 64)
+    for text, row, real in zip(TEXTS + ODD, ids, mask):
+        assert torch.equal(encode(tokenizer, [text], 64)[0][0], row[real])
+
+
+def test_trained_vocabulary():
+    tokenizer = train_wordpiece(TEXTS, 90)
+    vocabulary = tokenizer.get_vocab()
+    assert vocabulary["[PAD]"] == 0 and sorted(vocabulary.values()) == list(range(90))
+    assert "[UNK]" not in [t for row in tokenizer.encode_batch(TEXTS) for t in row.tokens]
+    assert len(tokenizer.encode("waltz dances").tokens) < 2 + len("waltzdances")  # merges were learned
+    assert tokenizer.encode("##a").tokens != ["[CLS]", "##a", "[SEP]"]  # a piece is not a word of its own
+
+
+def test_training_is_the_same_in_every_process():
+    """The trainer of `tokenizers` walks hash maps seeded anew in each process; left alone it fails this."""
+    code = ("import random; from mulan_min.wordpiece import train_wordpiece as t; r = random.Random(0);"
+            "w = [''.join(r.choices('abcdefgh', k=5)) for _ in range(300)];"
+            "print(t([' '.join(w)], 200).to_str())")
+    first, second = (subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
+                                    env={**os.environ, "RAYON_NUM_THREADS": threads}).stdout
+                     for threads in ("1", "2"))
+    assert first == second and len(json.loads(first)["model"]["vocab"]) == 200
+
+
+def test_saved_and_loaded_is_the_same(tmp_path):
+    tokenizer = train_wordpiece(TEXTS, 100)
+    before = encode(tokenizer, ODD, 9)
+    save_wordpiece(tokenizer, tmp_path / "tokenizer.json")
+    assert os.listdir(tmp_path) == ["tokenizer.json"]
+    after = encode(load_wordpiece(tmp_path / "tokenizer.json"), ODD, 9)
+    assert torch.equal(before[0], after[0]) and torch.equal(before[1], after[1])
+
+
+def test_padding_and_truncation_stored_in_a_file_are_ignored(tmp_path):
+    tokenizer = train_wordpiece(TEXTS, 100)
+    expected = encode(tokenizer, TEXTS, 32)
+    tokenizer.enable_padding(length=40, pad_id=3, pad_token="[SEP]")
+    tokenizer.enable_truncation(4)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    loaded = load_wordpiece(tmp_path / "tokenizer.json")
+    assert len(loaded.encode(TEXTS[0]).ids) > 4
+    for ours, theirs in zip(encode(loaded, TEXTS, 32), expected):
+        assert torch.equal(ours, theirs)
+
+
+def test_half_a_surrogate_pair_is_no_crash():
+    tokenizer = train_wordpiece([*TEXTS, "what \ud83c ?"], 100)
+    halved, expected = (encode(tokenizer, [f"sad {mark} waltz"], 32)[0] for mark in ("\ud83c", "?"))
+    assert torch.equal(halved, expected)
+
+
+@pytest.mark.parametrize("name, content, message", [
+    ("vocab.txt", None, "vocab.txt: .*No such file"),
+    ("tokenizer.json", "{not json", "tokenizer.json: not a"),
+    ("vocab.txt", "[PAD]\n[UNK]\n[CLS]\na\n", r"vocab.txt: \[SEP\] missing"),
+    ("vocab.txt", "[PAD]\n[UNK]\n[CLS]\n[SEP]\na\na\n", "vocab.txt: the same piece"),
+    ("vocab.txt", b"\xff\xfe\x00", "vocab.txt: not a")])
+def test_bad_files_are_refused(tmp_path, name, content, message):
+    if content is not None:
+        (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError, match=message):
+        load_wordpiece(tmp_path / name)
+
+
+@pytest.mark.parametrize("texts, max_tokens, message", [
+    ("one string", 32, "list of strings"), (["a", None], 32, "list of strings"),
+    (["a"], 2, "max_tokens is 2")])
+def test_bad_arguments_are_refused(texts, max_tokens, message):
+    with pytest.raises(UserError, match=message):
+        encode(train_wordpiece(TEXTS, 60), texts, max_tokens)
