@@ -1,31 +1,31 @@
 """The demo world's music: pieces with known attributes, composed from small recipes and rendered to sound.
 
-`plan_pieces` decides what each piece is, `render` makes its waveform; both depend on nothing but their arguments.
+`plan_pieces` decides what each piece is, `render` makes its waveform; both depend on their arguments only.
 All of it is our choice: the paper trains on 44 million clips of real music, which a laptop does not have.
+`python -m mulan_min.synth OUT.png` makes a picture of every genre and instrument.
 """
 
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
-from scipy.fft import irfft, next_fast_len, rfft, rfftfreq
-from scipy.signal import lfilter
 
 from mulan_min.config import UserError
+from mulan_min.synth_effects import brighten, produce
 from mulan_min.synth_instruments import KITS, LOWEST, NOTE_SECONDS, SAMPLE_RATE, VARIANTS, drum, note
 
 FAMILIES = {
-    "genre": ["waltz", "techno", "house", "drum and bass", "ambient", "blues", "swing", "bossa nova", "reggae", "rock",
-              "hip hop", "folk", "funk", "march"],
-    "instrument": ["piano", "electric piano", "organ", "accordion", "acoustic guitar", "electric guitar", "banjo",
-                   "harp", "violin", "flute", "clarinet", "trumpet", "vibraphone", "bells", "synthesizer", "choir"],
+    "genre": ["waltz", "techno", "house", "drum and bass", "ambient", "blues", "swing", "bossa nova",
+              "reggae", "rock", "hip hop", "folk", "funk", "march"],
+    "instrument": ["piano", "electric piano", "organ", "accordion", "acoustic guitar", "electric guitar",
+                   "banjo", "harp", "violin", "flute", "clarinet", "trumpet", "vibraphone", "bells",
+                   "synthesizer", "choir"],
     "mood": ["happy", "sad", "calm", "energetic", "tense", "dreamy"],
     "tempo": ["slow", "mid-tempo", "fast"],
     "density": ["sparse", "busy"],
     "production": ["dry", "reverberant", "lo-fi"],
 }
-SLOW_BELOW, FAST_FROM = 90, 128   # beats per minute as one would tap them (a drum and bass beat is fast, not halved)
+SLOW_BELOW, FAST_FROM = 90, 128   # beats per minute, as one taps: drum and bass is not halved
 TEST_SHARE, VALID_SHARE = 0.17, 0.08   # of the recordings and of the (genre, lead) pairs
 
 
@@ -43,48 +43,65 @@ class Recipe(NamedTuple):
 
 
 RECIPES = {
-    "waltz": Recipe((84, 180), 0.5, "1 1 5 5 5 5 1 1", False, "soft_kick x........... brush ....x...x...",
-                    "upright r...........", "....c...c...", "accordion,piano,violin,harp", "happy,dreamy"),
+    "waltz": Recipe((84, 180), 0.5, "1 1 5 5 5 5 1 1", False,
+                    "soft_kick x........... brush ....x...x...",
+                    "upright r...........", "....c...c...",
+                    "accordion,piano,violin,harp", "happy,dreamy"),
     "techno": Recipe((116, 148), 0.5, "1 1 1 6", False,
-                     "club_kick X...X...X...X... hat xoxoxoxoxoxoxoxo open_hat ..x...x...x...x. clap ....o.......x..x",
-                     "synth_bass ..rr..rr..rr..r8", "...c..c....c..c.", "synthesizer,choir,electric piano,organ",
-                     "energetic,tense"),
+                     "club_kick X...X...X...X... hat xoxoxoxoxoxoxoxo open_hat ..x...x...x...x. "
+                     "clap ....o.......x..x",
+                     "synth_bass ..rr..rr..rr..r8", "...c..c....c..c.",
+                     "synthesizer,choir,electric piano,organ", "energetic,tense"),
     "house": Recipe((108, 132), 0.54, "6 2 5 1", True,
-                    "club_kick X...X...X...X... clap ....X.......X... open_hat ..x...x...x...x. shaker xoxxxoxxxoxxxoxx",
-                    "finger_bass r..r..r...8...r.", "c..c..c...c..c..", "piano,organ,electric piano,synthesizer",
-                    "happy,energetic"),
+                    "club_kick X...X...X...X... clap ....X.......X... open_hat ..x...x...x...x. "
+                    "shaker xoxxxoxxxoxxxoxx",
+                    "finger_bass r..r..r...8...r.", "c..c..c...c..c..",
+                    "piano,organ,electric piano,synthesizer", "happy,energetic"),
     "drum and bass": Recipe((158, 180), 0.5, "1 1 6 7", False,
-                            "kick X.........x..... snare ....X..o.o..X..o hat x.x.x.x.x.x.x.x. ride x.......x.......",
-                            "sub_bass r.....r...r.....", "C...............", "synthesizer,choir,electric piano,violin",
-                            "energetic,tense"),
-    "ambient": Recipe((54, 96), 0.5, "1 4 1 6", False, "", "sub_bass r...............", "C...............",
+                            "kick X.........x..... snare ....X..o.o..X..o hat x.x.x.x.x.x.x.x. "
+                            "ride x.......x.......",
+                            "sub_bass r.....r...r.....", "C...............",
+                            "synthesizer,choir,electric piano,violin", "energetic,tense"),
+    "ambient": Recipe((54, 96), 0.5, "1 4 1 6", False, "",
+                      "sub_bass r...............", "C...............",
                       "choir,synthesizer,harp,vibraphone,bells", "calm,dreamy"),
     "blues": Recipe((60, 134), 0.67, "1 4 1 1 4 4 1 1 5 4 1 5", True,
                     "kick X.......x.x..... snare ....X.......X... hat x.x.x.x.x.x.x.x.",
-                    "finger_bass r.r.3.3.5.5.6.6.", "C.c.....C.c.....", "electric guitar,piano,organ", "sad,tense"),
-    "swing": Recipe((100, 220), 0.67, "2 5 1 6", True, "ride x...X.x.x...X.x. foot_hat ....x.......x... soft_kick o...o...o...o...",
-                    "upright r...3...5...6...", "..c...c.......c.", "piano,trumpet,clarinet,vibraphone,acoustic guitar",
-                    "happy,energetic"),
+                    "finger_bass r.r.3.3.5.5.6.6.", "C.c.....C.c.....",
+                    "electric guitar,piano,organ", "sad,tense"),
+    "swing": Recipe((100, 220), 0.67, "2 5 1 6", True,
+                    "ride x...X.x.x...X.x. foot_hat ....x.......x... soft_kick o...o...o...o...",
+                    "upright r...3...5...6...", "..c...c.......c.",
+                    "piano,trumpet,clarinet,vibraphone,acoustic guitar", "happy,energetic"),
     "bossa nova": Recipe((92, 150), 0.5, "1 6 2 5", True,
                          "rim x..x..x...x..x.. shaker xoxoxoxoxoxoxoxo soft_kick x.....x.x.....x.",
-                         "upright r.....5.5.....r.", "c..c..c...c..c..", "acoustic guitar,electric piano,vibraphone,flute",
-                         "calm,happy"),
-    "reggae": Recipe((62, 96), 0.58, "1 4 5 4", False, "kick ........X....... rim ........X....... hat o.x.o.x.o.x.o.x.",
-                     "finger_bass r..r..3.5.......", "..c...c...c...c.", "electric guitar,organ,piano", "calm,happy"),
-    "rock": Recipe((84, 166), 0.5, "1 5 6 4", False, "kick X.......X.x..... snare ....X.......X... open_hat x.x.x.x.x.x.x.x.",
-                   "finger_bass r.r.r.r.r.r.r.r.", "C...C.C.C...C.C.", "electric guitar,organ,piano", "energetic,tense"),
-    "hip hop": Recipe((66, 106), 0.56, "1 6 4 5", True, "kick X......x..X..... snare ....X.......X... hat x.xox.x.x.xox.xx scratch ..x...x......x.x",
-                      "sub_bass r......r..r.....", "C.........c.....", "electric piano,piano,vibraphone,synthesizer",
-                      "calm,sad"),
-    "folk": Recipe((72, 152), 0.5, "1 4 1 5", False, "soft_kick x.......x....... shaker ....x.......x...",
-                   "upright r.......5.......", "a.a.a.a.a.a.a.a.", "acoustic guitar,banjo,accordion,violin,harp",
-                   "calm,sad"),
-    "funk": Recipe((82, 126), 0.53, "1 1 4 1", True, "kick X..x......x..x.. snare ....X..o.o..X..o hat xxxxxxxxxxxxxxxx",
-                   "slap_bass r..r...8..r.8.r.", "..c..cc...c..c.c", "electric guitar,electric piano,organ,trumpet",
-                   "happy,energetic"),
+                         "upright r.....5.5.....r.", "c..c..c...c..c..",
+                         "acoustic guitar,electric piano,vibraphone,flute", "calm,happy"),
+    "reggae": Recipe((62, 96), 0.58, "1 4 5 4", False,
+                     "kick ........X....... rim ........X....... hat o.x.o.x.o.x.o.x.",
+                     "finger_bass r..r..3.5.......", "..c...c...c...c.",
+                     "electric guitar,organ,piano", "calm,happy"),
+    "rock": Recipe((84, 166), 0.5, "1 5 6 4", False,
+                   "kick X.......X.x..... snare ....X.......X... open_hat x.x.x.x.x.x.x.x.",
+                   "finger_bass r.r.r.r.r.r.r.r.", "C...C.C.C...C.C.",
+                   "electric guitar,organ,piano", "energetic,tense"),
+    "hip hop": Recipe((66, 106), 0.56, "1 6 4 5", True,
+                      "kick X......x..X..... snare ....X.......X... hat x.xox.x.x.xox.xx "
+                      "scratch ..x...x......x.x",
+                      "sub_bass r......r..r.....", "C.........c.....",
+                      "electric piano,piano,vibraphone,synthesizer", "calm,sad"),
+    "folk": Recipe((72, 152), 0.5, "1 4 1 5", False,
+                   "soft_kick x.......x....... shaker ....x.......x...",
+                   "upright r.......5.......", "a.a.a.a.a.a.a.a.",
+                   "acoustic guitar,banjo,accordion,violin,harp", "calm,sad"),
+    "funk": Recipe((82, 126), 0.53, "1 1 4 1", True,
+                   "kick X..x......x..x.. snare ....X..o.o..X..o hat xxxxxxxxxxxxxxxx",
+                   "slap_bass r..r...8..r.8.r.", "..c..cc...c..c.c",
+                   "electric guitar,electric piano,organ,trumpet", "happy,energetic"),
     "march": Recipe((86, 136), 0.5, "1 5 1 4 1 5 5 1", False,
                     "big_drum X.......X....... field_snare X..xX.xxX..xXoxo cymbal x.......x.......",
-                    "tuba r.......5.......", "....c.......c...", "trumpet,clarinet,flute,bells", "happy,energetic"),
+                    "tuba r.......5.......", "....c.......c...",
+                    "trumpet,clarinet,flute,bells", "happy,energetic"),
 }
 
 
@@ -133,18 +150,21 @@ class Piece:
 
 
 def plan_pieces(recordings, seed):
-    """-> list of Piece. Test and valid each have (genre, lead) pairs of their own, which no other split uses."""
+    """-> list of Piece. Each split has its own (genre, lead) pairs. UserError below 3 recordings."""
     if recordings < 3:
         raise UserError(f"recordings = {recordings}: the demo world needs at least 3, one for each split")
     pairs = _split_pairs(np.random.default_rng((seed, 0)))
     test, valid = (max(1, round(recordings * share)) for share in (TEST_SHARE, VALID_SHARE))
     splits = ["train"] * (recordings - test - valid) + ["valid"] * valid + ["test"] * test
-    return [_plan_piece(f"r{i:05d}", split, *pairs[split][i % len(pairs[split])], np.random.default_rng((seed, 1, i)))
-            for i, split in enumerate(splits)]
+    pieces = []
+    for i, split in enumerate(splits):
+        genre, lead = pairs[split][i % len(pairs[split])]
+        pieces.append(_plan_piece(f"r{i:05d}", split, genre, lead, np.random.default_rng((seed, 1, i))))
+    return pieces
 
 
 def _split_pairs(rng):
-    """-> {split: list of (genre, lead)}; the rarest genre and lead come first, so 16 pairs already hold all of them."""
+    """-> {split: (genre, lead) pairs}; a split takes what it has least of, so 16 pairs hold every label."""
     left = [(genre, lead) for genre in FAMILIES["genre"] for lead in FAMILIES["instrument"]]
     rng.shuffle(left)
     left = [tuple(str(label) for label in pair) for pair in left]
@@ -163,8 +183,8 @@ def _split_pairs(rng):
 
 def _plan_piece(id, split, genre, lead, rng):
     recipe = RECIPES[genre]
-    likely = np.array([1 + (mood in recipe.moods.split(",")) for mood in FAMILIES["mood"]])
-    mood = str(rng.choice(FAMILIES["mood"], p=likely / likely.sum()))
+    weights = np.array([1 + (mood in recipe.moods.split(",")) for mood in FAMILIES["mood"]])
+    mood = str(rng.choice(FAMILIES["mood"], p=weights / weights.sum()))
     low, high = recipe.bpm
     bpm = round(low + (high - low) * float(np.clip(rng.normal(MOODS[mood].tempo, 0.28), 0, 1)), 1)
     density = str(rng.choice(FAMILIES["density"]))
@@ -173,24 +193,26 @@ def _plan_piece(id, split, genre, lead, rng):
     return Piece(
         id=id, split=split, seed=int(rng.integers(2**31)), genre=genre, lead=lead,
         backing=tuple(str(name) for name in rng.choice(players, layers, replace=False)), mood=mood,
-        tempo="slow" if bpm < SLOW_BELOW else "fast" if bpm >= FAST_FROM else "mid-tempo", bpm=bpm, density=density,
+        tempo="slow" if bpm < SLOW_BELOW else "fast" if bpm >= FAST_FROM else "mid-tempo", bpm=bpm,
+        density=density,
         production=str(rng.choice(FAMILIES["production"], p=[0.4, 0.3, 0.3])), key=int(rng.integers(12)),
         mode="major" if rng.random() < MOODS[mood].major else "minor", meter=3 if genre == "waltz" else 4)
 
 
-# --- from a piece to sound -------------------------------------------------------------------------------------------------
+# --- from a piece to sound ---------------------------------------------------------------------------------
 
 SCALES = {"major": (0, 2, 4, 5, 7, 9, 11), "minor": (0, 2, 3, 5, 7, 8, 10),
-          "dreamy major": (0, 2, 4, 6, 7, 9, 11), "tense minor": (0, 1, 3, 5, 7, 8, 11)}   # Lydian; a Phrygian kind
+          "dreamy major": (0, 2, 4, 6, 7, 9, 11), "tense minor": (0, 1, 3, 5, 7, 8, 11)}   # semitones
 SUSTAINING = {"organ", "accordion", "violin", "flute", "clarinet", "trumpet", "synthesizer", "choir"}
 RINGING = {"harp", "vibraphone", "bells"}   # nobody damps them: notes overlap
-CHORDAL = {"piano": (7,), "organ": (2, 4), "accordion": (2,), "harp": (2, 4, 7), "vibraphone": (2,), "choir": (2, 4),
-           "electric guitar": (4,), "acoustic guitar": (5,)}   # what a lead adds below its melody, in steps of the scale
+# What a lead that can play chords adds below its melody, in steps of the scale.
+CHORDAL = {"piano": (7,), "organ": (2, 4), "accordion": (2,), "harp": (2, 4, 7), "vibraphone": (2,),
+           "choir": (2, 4), "electric guitar": (4,), "acoustic guitar": (5,)}
 FADE = np.linspace(1, 0, 960, dtype=np.float32)   # 60 ms release of a note
 
 
 def render(piece, seconds=15.0):
-    """-> (seconds * 16000,) float32, peak 0.5..0.9. The same bits for the same piece, in any process and any order."""
+    """-> (seconds * 16000,) float32, peak 0.5..0.9; the same bits in any process and any order."""
     rng = np.random.default_rng(piece.seed)
     song = _Song(piece, seconds, rng)
     lead, band, drums = (np.zeros(round(seconds * SAMPLE_RATE), np.float32) for _ in range(3))
@@ -198,10 +220,11 @@ def render(piece, seconds=15.0):
     _play_backing(song, band, rng)
     _play_bass(song, band, rng)
     _play_drums(song, drums, rng)
-    lead = lfilter(*_shelf(rng.normal(0, 0.2)), lead)   # no two recordings of an instrument are equally bright
+    lead = brighten(lead, rng.normal(0, 0.2))   # no two recordings of an instrument are equally bright
     band *= 10 ** (rng.normal(-2, 1.2) / 20)
     drums *= 10 ** (rng.normal(-4 + 4 * song.mood.accent, 1.2) / 20)
-    return _produce(piece, lead + band + drums, song.mood, rng)
+    wave = produce(lead + band + drums, piece.production, song.mood.tilt, rng)
+    return wave * np.float32(rng.uniform(0.5, 0.7) + 0.2 * song.mood.accent)
 
 
 class _Song:
@@ -213,7 +236,7 @@ class _Song:
         self.bars = int(np.ceil(seconds * piece.bpm / 60 / piece.meter))
         self.scale = SCALES.get(f"{piece.mood} {piece.mode}", SCALES[piece.mode])
         degrees = [int(degree) - 1 for degree in self.recipe.chords.split()]
-        self.chords = [degrees[bar % len(degrees)] for bar in range(self.bars)]   # degree 0..6 of each bar's root
+        self.chords = [degrees[bar % len(degrees)] for bar in range(self.bars)]   # roots, 0..6
         self.sparse = piece.density == "sparse"
         self.gate = self.mood.gate * rng.uniform(0.8, 1.2)
 
@@ -225,7 +248,7 @@ class _Song:
         return (bar * self.piece.meter + beat + part) * 60 / self.piece.bpm
 
     def pitch(self, index):
-        """Pitch of the scale's index-th note above the key note (may be negative or beyond an octave), semitones."""
+        """Semitones above C of the scale's index-th note (any integer) above the key note."""
         return self.piece.key + 12 * (index // 7) + self.scale[index % 7]
 
     def chord(self, bar, low):
@@ -247,24 +270,27 @@ def _play_lead(song, stem, rng):
     """A melody: two one-bar motives, of rhythm and contour, in a form such as AABA, fitted to the chords."""
     piece, mood = song.piece, song.mood
     grid = np.arange(song.steps)
-    chance = np.where(grid % 4 == 0, 0.5, 0.06) if song.sparse else np.where(grid % 2 == 0, 0.85, 0.3 * (piece.bpm < 120))
+    if song.sparse:
+        chance = np.where(grid % 4 == 0, 0.5, 0.06)
+    else:   # sixteenths only where they can be played
+        chance = np.where(grid % 2 == 0, 0.85, 0.3 * (piece.bpm < 120))
     chance[0] = 1
     still = 0.45 if piece.mood == "tense" else 0.12   # repeated notes
-    moves = np.array([-2, -1, 0, 1, 2]), np.array([0.15, 0.35, 0, 0.35, 0.15]) * (1 - still) + [0, 0, still, 0, 0]
-    motives = [[(step, int(rng.choice(moves[0], p=moves[1]))) for step in np.flatnonzero(rng.random(song.steps) < chance)]
-               for _ in range(3)]
+    moves = np.array([0.15, 0.35, 0, 0.35, 0.15]) * (1 - still) + [0, 0, still, 0, 0]   # by -2..2 steps
+    motives = {letter: [(step, int(rng.choice(5, p=moves)) - 2)
+                        for step in np.flatnonzero(rng.random(song.steps) < chance)] for letter in "ABC"}
     form = rng.choice(["AABA", "ABAB", "ABAC", "AABC"])
     low = LOWEST[piece.lead] + 6 + mood.register + round(rng.normal(0, 1.5))
     bottom = -(-(low - piece.key) * 7 // 12)          # scale index of about the lowest note
     variant, index = int(rng.integers(VARIANTS)), bottom + 4
-    onsets = [(bar, step, move) for bar in range(song.bars) for step, move in motives["ABC".index(form[bar % 4])]]
+    onsets = [(bar, step, move) for bar in range(song.bars) for step, move in motives[form[bar % 4]]]
     times = [song.seconds(bar, step) for bar, step, _ in onsets] + [song.seconds(song.bars, 0)]
     for (bar, step, move), start, end in zip(onsets, times, times[1:]):
         if step == 0:
-            index = (index + bottom + 4) // 2   # a motive starts near the middle, so that melodies do not drift away
+            index = (index + bottom + 4) // 2   # motives start near the middle, or melodies drift
         index += move if bottom <= index + move <= bottom + 9 else -move
         if step % 4 == 0 and (index - song.chords[bar]) % 7 not in (0, 2, 4):
-            index += 1 if (index + 1 - song.chords[bar]) % 7 in (0, 2, 4) else -1   # strong beats: chord tones
+            index += 1 if (index + 1 - song.chords[bar]) % 7 in (0, 2, 4) else -1   # strong beat: chord tone
         strength = (1 - 0.5 * mood.accent * (step % 4 > 0)) * rng.uniform(0.85, 1.1)
         start, length = max(0, start + rng.normal(0, 0.005)), (end - start) * song.gate
         if piece.lead in RINGING:
@@ -282,14 +308,13 @@ def _play_backing(song, stem, rng):
         gain = 0.36 * 10 ** (rng.normal(0, 2) / 20)
         pattern = song.recipe.comp
         if layer == 1:
-            pattern = "C..." * song.piece.meter if name in SUSTAINING else "a.a." * song.piece.meter
-            pattern = "C" + "." * (song.steps - 1) if name in SUSTAINING else pattern
+            pattern = "C" + "." * (song.steps - 1) if name in SUSTAINING else "a.a." * song.piece.meter
         for bar in range(song.bars):
             chord = song.chord(bar, low)
-            for count, (step, symbol, start, length) in enumerate(_strokes(song, bar, pattern)):
+            for count, (symbol, start, length) in enumerate(_strokes(song, bar, pattern)):
                 if symbol == "a":
-                    _play(stem, note(name, variant, chord[count % len(chord)] + 12 * (count % 4 == 3)), start,
-                          length * 1.5, gain)
+                    pitch = chord[count % len(chord)] + 12 * (count % 4 == 3)
+                    _play(stem, note(name, variant, pitch), start, length * 1.5, gain)
                     continue
                 if symbol == "c":
                     length = min(length, 0.22) * min(1, 0.6 + 0.4 * song.gate)
@@ -298,13 +323,13 @@ def _play_backing(song, stem, rng):
 
 
 def _strokes(song, bar, pattern):
-    """-> (step, symbol, start, length) of each sounding character, lasting until the next; long ones are struck again."""
+    """-> (symbol, start, length) of each sounding character, until the next; long ones are struck again."""
     hits = [step for step, symbol in enumerate(pattern) if symbol != "."]
     for step, following in zip(hits, hits[1:] + [song.steps]):
         start, end = song.seconds(bar, step), song.seconds(bar, following)
         times = np.linspace(start, end, int((end - start) / NOTE_SECONDS) + 2)
         for begin, stop in zip(times, times[1:]):
-            yield step, pattern[step], begin, stop - begin
+            yield pattern[step], begin, stop - begin
 
 
 def _play_bass(song, stem, rng):
@@ -313,7 +338,7 @@ def _play_bass(song, stem, rng):
     gain = 0.55 * 10 ** (rng.normal(0, 1) / 20)
     for bar in range(song.bars):
         root = low + (song.pitch(song.chords[bar]) - low) % 12
-        for _, symbol, start, length in _strokes(song, bar, pattern):
+        for symbol, start, length in _strokes(song, bar, pattern):
             degree = 0 if symbol == "r" else int(symbol) - 1
             interval = song.pitch(song.chords[bar] + degree) - song.pitch(song.chords[bar])
             _play(stem, note(name.replace("_", " "), variant, root + interval), start, length * 0.9, gain)
@@ -333,57 +358,33 @@ def _play_drums(song, stem, rng):
                 _play(stem, hit, start, 1.0, level * strengths[symbol] * rng.uniform(0.8, 1.1))
 
 
-# --- production ------------------------------------------------------------------------------------------------------------
+def gallery(path):
+    """Save one picture: log-mel spectrograms of each genre (same lead) and each instrument (same phrase)."""
+    import matplotlib   # only here: extra `tutorials`
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    import torch
 
-def _shelf(amount):
-    """First-order filter (b, a): amount > 0 lifts the highs above about 1.5 kHz, amount < 0 cuts them."""
-    pole = 0.55
-    b = np.array([1 + amount, -pole - amount], np.float32)
-    return b, np.array([1, -pole], np.float32)
+    from mulan_min.mel import LogMel
 
-
-@lru_cache(maxsize=None)
-def _room(number, size):
-    """-> spectrum of a room's response: noise that decays, highs faster than lows; 0 is tiny, the others are halls."""
-    rng = np.random.default_rng((7, number))
-    decay = 0.25 if number == 0 else rng.uniform(1.4, 3.0)   # seconds to fall by 60 dB
-    time = np.arange(2 * SAMPLE_RATE) / SAMPLE_RATE
-    noise = rng.standard_normal(len(time))
-    low = lfilter([0.25], [1, -0.75], noise)
-    tail = 0.5 * noise * np.exp(-time * 12 / decay) + 1.5 * low * np.exp(-time * 6.9 / decay)
-    tail[: rng.integers(100, 500)] = 0   # the first echo comes a little later
-    return rfft((tail / np.sqrt((tail**2).sum())).astype(np.float32), size)
-
-
-def _produce(piece, wave, mood, rng):
-    """Equaliser, room and tape: one pair of FFTs for all that is linear."""
-    size = next_fast_len(len(wave) + SAMPLE_RATE, real=True)
-    spectrum = rfft(wave, size)
-    frequencies = np.geomspace(20, 8000, 60)
-    octaves = np.log2(frequencies / 800)
-    gain_db = (mood.tilt + rng.normal(0, 0.5)) * octaves
-    for _ in range(2):   # a random broad bump: microphones and taste
-        gain_db += rng.normal(0, 2) * np.exp(-((octaves - rng.uniform(-4, 3)) ** 2) / 2)
-    if piece.production == "lo-fi":
-        low, high = rng.uniform(120, 300), rng.uniform(2600, 3600)
-        gain_db -= 10 * np.log10((1 + (low / frequencies) ** 4) * (1 + (frequencies / high) ** 8))
-    gain = np.interp(rfftfreq(size, 1 / SAMPLE_RATE), frequencies, 10 ** (gain_db / 20)).astype(np.float32)
-    wet, room = rng.uniform(0.05, 0.2), 0
-    if piece.production == "reverberant":
-        wet, room = rng.uniform(0.5, 1.1), int(rng.integers(1, 9))
-    wave = irfft(spectrum * gain * (1 + np.float32(wet) * _room(room, size)), size)[: len(wave)]
-    wave /= abs(wave).max()
-    if piece.production == "lo-fi":
-        wave = _tape(wave, rng)
-    wave[-320:] *= FADE[::3]
-    return wave * np.float32(rng.uniform(0.5, 0.7) + 0.2 * mood.accent) / abs(wave).max()
+    base = Piece("", "test", 3, "folk", "flute", (), "happy", "mid-tempo", 110.0, "busy", "dry", 0, "major",
+                 meter=4)
+    waves = {}
+    for genre, recipe in RECIPES.items():
+        waves[genre] = render(replace(base, genre=genre, backing=(recipe.backing.split(",")[0],),
+                                      bpm=sum(recipe.bpm) / 2, meter=3 if genre == "waltz" else 4), 6.0)
+    for name in FAMILIES["instrument"]:
+        waves[name] = np.zeros(6 * SAMPLE_RATE, np.float32)
+        for i, midi in enumerate((60, 64, 67, 72)):
+            _play(waves[name], note(name, 1, midi), 1.5 * i, 1.3, 0.2)
+    figure, axes = plt.subplots(5, 6, figsize=(24, 15), layout="constrained")
+    for axis, (title, wave) in zip(axes.flat, waves.items()):
+        mel = LogMel(n_mels=64)(torch.from_numpy(wave)[None])[0]   # (64, frames)
+        axis.imshow(mel.numpy(), origin="lower", aspect="auto", vmin=mel.max() - 14, cmap="magma")
+        axis.set(title=title, xticks=[], yticks=[])
+    figure.savefig(path, dpi=60)
 
 
-def _tape(wave, rng):
-    """Wow (the speed wavers), saturation and hiss."""
-    count = np.arange(len(wave))
-    rate = rng.uniform(0.6, 1.6)   # Hz
-    moved = count + rng.uniform(8, 25) * np.sin(2 * np.pi * rate / SAMPLE_RATE * count)
-    wave = np.tanh(np.interp(moved, count, wave) * rng.uniform(2, 4)).astype(np.float32)
-    hiss = rng.standard_normal(len(wave), dtype=np.float32)
-    return wave + np.float32(rng.uniform(0.008, 0.025)) * lfilter(*(np.array(c, np.float32) for c in ([1, 0.6], [1])), hiss)
+if __name__ == "__main__":
+    import sys
+    gallery(*sys.argv[1:2] or ["demo_world.png"])

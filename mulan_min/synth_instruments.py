@@ -1,8 +1,9 @@
 """Single notes of sixteen instruments and six basses, and single hits of drum kits, as 16 kHz mono float32.
 
-Methods: additive (`_harmonics`, `_partials`), FM (`_fm`), plucked string (`_pluck`), subtractive and noise (`_saw`,
-`_noise`). What tells instruments apart is what tells real ones apart: attack, decay, inharmonicity, vibrato, formants,
-noise. Every function here is pure, so caches may be filled in any order. All constants are our choice, by ear and eye.
+Methods: additive (`_harmonics`, `_partials`), FM (`_fm`), plucked string (`_pluck`), subtractive and noise
+(`_saw`, `_noise`). What tells instruments apart is what tells real ones apart: attack, decay, inharmonicity,
+vibrato, formants, noise. Every function is pure, so caches may be filled in any order. All constants are our
+choice, by measurement and by looking at spectrograms.
 """
 
 import zlib
@@ -21,7 +22,7 @@ TIME = np.arange(int(NOTE_SECONDS * SAMPLE_RATE)) / SAMPLE_RATE   # seconds, (sa
 
 @lru_cache(maxsize=None)
 def note(instrument, variant, midi):
-    """-> (samples,) float32, at most NOTE_SECONDS: a held note of unit loudness. variant 0..VARIANTS - 1; midi 69 = A4."""
+    """-> (samples,) float32, at most NOTE_SECONDS: a held note of unit loudness. midi 69 is A4, 440 Hz."""
     frequency = 440 * 2 ** ((midi - 69) / 12)
     rng = _rng(instrument, variant, midi)
     return _level(INSTRUMENTS[instrument](frequency, variant - 1, rng), block=0.2, ear=instrument in LOWEST)
@@ -39,9 +40,9 @@ def _rng(name, *numbers):
 
 
 def _level(wave, block, ear=False):
-    """Scale to RMS 1 in the loudest block (seconds), fade in over 1 ms and out over 50 ms, cut what has died away.
+    """Scale to RMS 1 in the loudest block (seconds), fade in 1 ms and out 50 ms, cut what has died away.
 
-    ear: measure above 400 Hz, where hearing is keener, so that dull instruments are not drowned by bright ones.
+    ear: measure above 400 Hz, where hearing is keener, so that bright instruments do not drown dull ones.
     """
     size = int(block * SAMPLE_RATE)
     heard = _filter(wave, 400, order=1) if ear else wave
@@ -54,7 +55,7 @@ def _level(wave, block, ear=False):
     return wave.astype(np.float32)
 
 
-# --- building blocks -------------------------------------------------------------------------------------------------
+# --- building blocks ----------------------------------------------------------------------------------------
 
 def _phase(frequency, vibrato=0.0, rate=5.5, delay=0.25, start=0.0):
     """-> (samples,) radians; vibrato in cents, rate in Hz, growing in over `delay` seconds."""
@@ -66,7 +67,7 @@ def _phase(frequency, vibrato=0.0, rate=5.5, delay=0.25, start=0.0):
 
 
 def _harmonics(phase, amplitudes):
-    """Sum over k >= 1 of amplitudes[k - 1] * sin(k * phase); each amplitude a number or an envelope (samples,)."""
+    """Sum over k >= 1 of amplitudes[k - 1] * sin(k * phase); each a number or an envelope (samples,)."""
     step = np.exp(1j * phase).astype(np.complex64)
     power, wave = np.ones_like(step), np.zeros(len(step), np.float32)
     for amplitude in amplitudes:
@@ -81,24 +82,24 @@ def _numbers(frequency, most=40):
 
 
 def _partials(frequencies, amplitudes, decays):
-    """Sum of damped sines, any frequencies (Hz); decays in 1/s. Each is an outer product of coarse and fine time."""
-    frequencies, amplitudes, decays = (np.asarray(value, float) for value in (frequencies, amplitudes, decays))
+    """Sum of damped sines of any frequencies (Hz); decays in 1/s."""
+    frequencies, amplitudes, decays = (np.asarray(x, float) for x in (frequencies, amplitudes, decays))
     keep = frequencies < TOP
     rate = (2j * np.pi * frequencies - decays)[keep, None]
     coarse = amplitudes[keep, None] * np.exp(rate * TIME[::250])   # (partials, samples / 250)
     fine = np.exp(rate * TIME[:250])                               # (partials, 250)
-    return np.einsum("pa,pb->ab", coarse, fine).imag.ravel()       # exp(r (a + b)) = exp(r a) exp(r b)
+    return np.einsum("pa,pb->ab", coarse, fine).imag.ravel()       # exp(r(a + b)) = exp(ra) exp(rb)
 
 
 def _fm(phase, ratio, index):
-    """Chowning's frequency modulation: a sine whose phase is moved by `index` times a sine at `ratio` the pitch."""
+    """Frequency modulation (Chowning 1973): the phase is moved by index * a sine at ratio * pitch."""
     return np.sin(phase + index * np.sin(ratio * phase))
 
 
 def _pluck(frequency, decay, damping, position, rng, softness=0.0):
     """Karplus-Strong: a noise burst runs round a delay line of one period, losing highs at each turn.
 
-    decay: seconds to fall by 60 dB; damping 0..0.25: loss of highs; position 0..0.5: where the string is plucked;
+    decay: seconds to fall by 60 dB; damping 0..0.25: loss of highs; position 0..0.5: where it is plucked;
     softness 0..1: how dull the burst is.
     """
     delay = SAMPLE_RATE / frequency - 1        # the symmetric damping filter delays by one sample
@@ -148,7 +149,7 @@ def _rise(seconds):
     return 1 - np.exp(-TIME * 3 / seconds)
 
 
-# --- instruments: f = frequency in Hz, v = -1, 0, 1 (the variant), rng = the note's own randomness -----------------------
+# --- instruments: f = frequency in Hz, v = -1, 0, 1 (the variant), rng = the note's own randomness ----------
 
 def piano(f, v, rng):
     k = _numbers(f, 18)
@@ -156,7 +157,7 @@ def piano(f, v, rng):
     strength = np.abs(np.sin(np.pi * k / 7.3)) * k ** (-0.75 + 0.2 * v)   # the hammer strikes at 1/7
     decay = (0.8 + f / 500) * k**0.6
     strings = sum(_partials(stretched * 2 ** (cents / 1200), strength, decay * speed)
-                  for cents, speed in ((-0.8 - 1.5 * (v > 0), 0.6), (0.9, 1.6)))   # two strings: beats, two-stage decay
+                  for cents, speed in ((-0.8 - 1.5 * (v > 0), 0.6), (0.9, 1.6)))   # two strings beat
     return strings + 0.8 * _noise(rng, 80, 1800) * np.exp(-TIME * 60)
 
 
@@ -164,12 +165,13 @@ def electric_piano(f, v, rng):
     phase = _phase(f)
     bark = _fm(phase, 1, (1.8 + 0.5 * v) * np.exp(-3.5 * TIME)) * np.exp(-1.1 * TIME)
     ratio = min(7, int(TOP / f / 1.2))
-    tine = 0.5 * _fm(phase, ratio, 0.3) * np.exp(-1.1 * TIME) + 0.4 * np.sin(ratio * phase) * np.exp(-6 * TIME)
+    tine = 0.5 * _fm(phase, ratio, 0.3) * np.exp(-1.1 * TIME)
+    tine += 0.4 * np.sin(ratio * phase) * np.exp(-6 * TIME)
     return (bark + tine) * (1 + 0.45 * np.sin(2 * np.pi * (5 + v) * TIME + rng.uniform(0, 6)))
 
 
 def organ(f, v, rng):
-    drawbars = {1: 0.5, 2: 1.0, 3: 0.5 * (v != 0), 4: 0.8, 6: 0.5 + 0.3 * v, 8: 0.5, 12: 0.3 * (v > 0), 16: 0.3}
+    drawbars = {1: 0.5, 2: 1, 3: 0.5 * (v != 0), 4: 0.8, 6: 0.5 + 0.3 * v, 8: 0.5, 12: 0.3 * (v > 0), 16: 0.3}
     phase = _phase(f / 2, 12, 6.6 if v else 1.0, 0.01, rng.uniform(0, 6))   # a rotating speaker, fast or slow
     wave = _harmonics(phase, [drawbars.get(k, 0.0) for k in _numbers(f / 2, 16)])
     wobble = 1 + 0.2 * np.sin(2 * np.pi * (6.6 if v else 1.0) * TIME)
@@ -186,7 +188,7 @@ def accordion(f, v, rng):
 
 def acoustic_guitar(f, v, rng):
     string = _pluck(f, 2.6, 0.06 - 0.02 * v, 0.18 + 0.05 * v, rng, 0.3)
-    return string + 1.2 * _filter(string, 90, 240) + 0.6 * _filter(string, 350, 500)   # air and top plate of the body
+    return string + 1.2 * _filter(string, 90, 240) + 0.6 * _filter(string, 350, 500)   # air and top plate
 
 
 def electric_guitar(f, v, rng):
@@ -202,7 +204,7 @@ def banjo(f, v, rng):
 
 
 def harp(f, v, rng):
-    return _filter(_pluck(f, 4 - v, 0.1 - 0.03 * v, 0.48, rng, 0.75), None, 3000)   # plucked in the middle: odd harmonics
+    return _filter(_pluck(f, 4 - v, 0.1 - 0.03 * v, 0.48, rng, 0.75), None, 3000)   # plucked mid-string
 
 
 def violin(f, v, rng):
@@ -217,36 +219,39 @@ def violin(f, v, rng):
 
 def flute(f, v, rng):
     breath = 1 + 0.18 * np.sin(2 * np.pi * (4.9 + 0.4 * v) * TIME) * np.minimum(TIME / 0.3, 1)
-    tone = _harmonics(_phase(f, 10, 4.9 + 0.4 * v), [breath, (0.3 + 0.15 * v) * breath**2, 0.12 * breath**3, 0.04])
+    tone = _harmonics(_phase(f, 10, 4.9 + 0.4 * v),
+                      [breath, (0.3 + 0.15 * v) * breath**2, 0.12 * breath**3, 0.04])
     air = _noise(rng, 0.9 * f, min(3.5 * f, TOP)) * (0.09 + 0.03 * v + 0.45 * np.exp(-TIME * 18))
     return (tone + air) * _rise(0.09)
 
 
 def clarinet(f, v, rng):
     k = _numbers(f, 19)
+    # A tube closed at one end sounds odd harmonics.
     strength = np.where(k % 2, 1.0, 0.03) * k ** (-0.5 + 0.1 * v) / (1 + (k * f / 2800) ** 6)
-    swell = _rise(0.05) * (1 + 0.04 * np.sin(2 * np.pi * 3 * TIME))   # a tube closed at one end: odd harmonics
+    swell = _rise(0.05) * (1 + 0.04 * np.sin(2 * np.pi * 3 * TIME))
     return (_harmonics(_phase(f), strength) + 0.015 * _noise(rng, 1500, 4500)) * swell
 
 
 def trumpet(f, v, rng):
     swell = _rise(0.06) * (0.8 + 0.5 * np.exp(-TIME * 9))
     phase = _phase(f, 9, 5, 0.6, rng.uniform(0, 6)) - 4 * np.exp(-TIME * 60)   # lips find the pitch
-    brightness = min(1, (TOP / f - 1) / 6) * (3.0 + 0.8 * v)                   # Carson's rule keeps sidebands below TOP
+    brightness = min(1, (TOP / f - 1) / 6) * (3.0 + 0.8 * v)   # sidebands stay below TOP (Carson's rule)
     formant = max(2, round(1300 / f))
     wave = _fm(phase, 1, brightness * swell) + 0.5 * swell * np.sin(formant * phase + 1.2 * np.sin(phase))
     return wave * swell
 
 
 def vibraphone(f, v, rng):
-    bars = _partials([f, 4 * f, 9.9 * f], [1, 0.3 + 0.15 * v, 0.12], [0.9, 3, 12])   # a bar tuned two octaves up
+    bars = _partials([f, 4 * f, 9.9 * f], [1, 0.3 + 0.15 * v, 0.12], [0.9, 3, 12])   # tuned bars
     motor = 1 + 0.4 * np.sin(2 * np.pi * (4.2 + 1.1 * v) * TIME + rng.uniform(0, 6))
     return bars * motor + 0.15 * _noise(rng, 300, 1500) * np.exp(-TIME * 100)
 
 
 def bells(f, v, rng):
     fades = np.exp(-TIME * (1.6 + 0.4 * v))
-    ring = _fm(_phase(f), (3.5, 2.76, 1.41)[v + 1], (2.0, 1.8, 2.6)[v + 1] * fades**2) * fades   # inharmonic sidebands
+    ratio, index = ((3.5, 2.0), (2.76, 1.8), (1.41, 2.6))[v + 1]   # no whole numbers: inharmonic sidebands
+    ring = _fm(_phase(f), ratio, index * fades**2) * fades
     return ring + 0.35 * _partials([f * 5.4, f * 8.9], [1, 0.6], [5, 9])
 
 
@@ -256,7 +261,7 @@ def synthesizer(f, v, rng):
         raw = np.sign(raw) * 2 + raw   # towards a square wave
     opening = np.exp(-TIME * (3 + v))  # the filter closes: a fade from a bright copy to a dark one
     low = max(1.5 * f, 700)
-    return (_filter(raw, None, min(TOP, 5500)) * opening + 1.3 * _filter(raw, None, low) * (1 - opening)) * _rise(0.012)
+    return (_filter(raw, None, 5500) * opening + 1.3 * _filter(raw, None, low) * (1 - opening)) * _rise(0.012)
 
 
 def choir(f, v, rng):
@@ -272,7 +277,8 @@ def choir(f, v, rng):
 
 def upright(f, v, rng):
     k = _numbers(f, 14)
-    return _partials(k * f, k ** (-1.1 + 0.2 * v), 1.6 + 0.9 * k) + 0.5 * _noise(rng, 60, 700) * np.exp(-TIME * 60)
+    finger = 0.5 * _noise(rng, 60, 700) * np.exp(-TIME * 60)
+    return _partials(k * f, k ** (-1.1 + 0.2 * v), 1.6 + 0.9 * k) + finger
 
 
 def finger_bass(f, v, rng):
@@ -301,12 +307,14 @@ def tuba(f, v, rng):
 
 
 INSTRUMENTS = {function.__name__.replace("_", " "): function for function in (
-    piano, electric_piano, organ, accordion, acoustic_guitar, electric_guitar, banjo, harp, violin, flute, clarinet,
-    trumpet, vibraphone, bells, synthesizer, choir, upright, finger_bass, slap_bass, synth_bass, sub_bass, tuba)}
-LOWEST = dict(zip(INSTRUMENTS, (50, 46, 48, 55, 45, 43, 54, 50, 58, 66, 50, 56, 58, 70, 48, 53)))   # midi, lead's range
+    piano, electric_piano, organ, accordion, acoustic_guitar, electric_guitar, banjo, harp, violin, flute,
+    clarinet, trumpet, vibraphone, bells, synthesizer, choir,
+    upright, finger_bass, slap_bass, synth_bass, sub_bass, tuba)}
+# The lowest midi note that each lead is given.
+LOWEST = dict(zip(INSTRUMENTS, (50, 46, 48, 55, 45, 43, 54, 50, 58, 66, 50, 56, 58, 70, 48, 53)))
 
 
-# --- drums: t = seconds (samples,), rng = the kit's own randomness ---------------------------------------------------------
+# --- drums: t = seconds (samples,), rng = the kit's own randomness ------------------------------------------
 
 def _thump(t, rng, start, end, drop, decay, click):
     """A sine that falls from start to end Hz in about 1 / drop seconds, with a click: every kick and tom."""
@@ -319,7 +327,8 @@ def _thump(t, rng, start, end, drop, decay, click):
 def _hiss(t, rng, low, high, decay, attack=0.001):
     """Noise with an attack and a decay: hats, shakers, brushes, claps."""
     low, high = low * rng.uniform(0.85, 1.2), min(high * rng.uniform(0.9, 1.1), 7900)
-    return _noise(rng, low, high, len(t)) * np.exp(-t * decay * rng.uniform(0.8, 1.25)) * (1 - np.exp(-t / attack))
+    envelope = np.exp(-t * decay * rng.uniform(0.8, 1.25)) * (1 - np.exp(-t / attack))
+    return _noise(rng, low, high, len(t)) * envelope
 
 
 def _metal(t, rng, decay):
@@ -335,8 +344,14 @@ def _snare(t, rng, decay, tone):
 
 
 def _clap(t, rng):
-    return sum(np.roll(_hiss(t, rng, 800, 3000, 90), round(delay * SAMPLE_RATE)) for delay in (0, 0.011, 0.021)) \
-        + 0.6 * _hiss(t, rng, 800, 3000, 14, 0.02)
+    hands = sum(np.roll(_hiss(t, rng, 800, 3000, 90), late) for late in (0, 176, 336))   # 0, 11, 21 ms
+    return hands + 0.6 * _hiss(t, rng, 800, 3000, 14, 0.02)
+
+
+def _scratch(t, rng):
+    """A record moved to and fro: a tone and noise whose pitch sweeps."""
+    sweep = np.sin(2 * np.pi * 900 * t + 70 * np.sin(2 * np.pi * rng.uniform(6, 8) * t))
+    return sweep * (1 + _noise(rng, 500, 3000, len(t))) * np.exp(-t * 12)
 
 
 DRUMS = {   # name: (loudness, function)
@@ -346,13 +361,13 @@ DRUMS = {   # name: (loudness, function)
     "big_drum": (0.9, lambda t, rng: _thump(t, rng, 95, 62, 20, 5, 0.1) + 0.2 * _hiss(t, rng, 100, 600, 20)),
     "snare": (0.7, lambda t, rng: _snare(t, rng, 18, 0.9)),
     "field_snare": (0.6, lambda t, rng: _snare(t, rng, 26, 0.5)),
-    "rim": (0.5, lambda t, rng: np.sin(2 * np.pi * rng.uniform(1600, 1900) * t) * np.exp(-t * 90) + 0.4 * _hiss(t, rng, 700, 4000, 120)),
+    "rim": (0.5, lambda t, rng: np.sin(2 * np.pi * rng.uniform(1600, 1900) * t) * np.exp(-t * 90)
+            + 0.4 * _hiss(t, rng, 700, 4000, 120)),
     "clap": (0.6, _clap),
     "hat": (0.22, lambda t, rng: _hiss(t, rng, 5500, 7900, 55)),
     "foot_hat": (0.25, lambda t, rng: _hiss(t, rng, 4000, 7500, 35, 0.004)),
     "open_hat": (0.3, lambda t, rng: _hiss(t, rng, 5000, 7900, 11)),
-    "scratch": (0.7, lambda t, rng: np.sin(2 * np.pi * 900 * t + 70 * np.sin(2 * np.pi * rng.uniform(6, 8) * t))
-                * (1 + _noise(rng, 500, 3000, len(t))) * np.exp(-t * 12)),   # a record moved to and fro
+    "scratch": (0.7, _scratch),
     "shaker": (0.22, lambda t, rng: _hiss(t, rng, 4200, 7500, 45, 0.025)),
     "brush": (0.35, lambda t, rng: _hiss(t, rng, 1500, 6000, 18, 0.02)),
     "ride": (0.3, lambda t, rng: _metal(t, rng, 5)),
