@@ -21,9 +21,11 @@ class AudioError(UserError):
     """A sound file that cannot be used; the one-line message names the file."""
 
 
-def _open(path) -> soundfile.SoundFile:
+def open_audio(path) -> soundfile.SoundFile:
+    """Open a file to read. Raises AudioError: missing, unreadable, empty, not audio, shorter than 0.1 s."""
     try:
-        file = soundfile.SoundFile(os.fspath(path))
+        # as bytes, for names that are not UTF-8; Windows has none of those
+        file = soundfile.SoundFile(os.fsencode(path) if os.name == "posix" else os.fspath(path))
     except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: a name ending in .raw wants a format
         try:
             with open(path, "rb") as plain:
@@ -40,12 +42,12 @@ def _open(path) -> soundfile.SoundFile:
 
 def duration(path) -> float:
     """Length in seconds as the header tells it, nothing decoded. Raises AudioError as read_window does."""
-    with _open(path) as file:
+    with open_audio(path) as file:
         return file.frames / file.samplerate
 
 
 def _is_cut_short(path, file: soundfile.SoundFile) -> bool:
-    """True if the file was longer once; libsndfile trusts what is left of a WAV or Ogg, the container tells."""
+    """True if the file was longer once: of a WAV or Ogg libsndfile trusts what is left; its header tells."""
     if file.format == "OGG":
         with open(path, "rb") as plain:
             plain.seek(max(0, os.path.getsize(path) - 65536))  # an Ogg page is at most 65307 bytes
@@ -95,7 +97,7 @@ def read_window(path, start=0.0, seconds=None, sample_rate=16000, pad=True) -> n
     header does not know its length: its end is then an estimate, and a guess too long looks like a truncated
     file.
     """
-    with _open(path) as file:
+    with open_audio(path) as file:
         rate, length = file.samplerate, file.frames
         ends = f"{length / rate:.2f} s"
         divisor = math.gcd(rate, sample_rate)
