@@ -34,7 +34,7 @@ def train_wordpiece(texts: Iterable[str], vocab_size: int) -> Tokenizer:
 def load_wordpiece(path: str | Path) -> Tokenizer:
     """A tokenizer from BERT's vocab.txt (one piece a line, taken as uncased) or a tokenizer.json.
 
-    A tokenizer.json keeps its own normalisation; its padding and truncation are left to encode(). Raises
+    A tokenizer.json keeps its own normalisation; its padding and truncation are dropped. Raises
     UserError when the file is missing, cannot be read, or lacks [PAD], [UNK], [CLS] or [SEP].
     """
     path = Path(path)
@@ -56,8 +56,6 @@ def load_wordpiece(path: str | Path) -> Tokenizer:
 def save_wordpiece(tokenizer: Tokenizer, path: str | Path) -> None:
     """Write one tokenizer.json, atomically."""
     path = Path(path)
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
     temporary = path.with_name(path.name + ".part")
     temporary.write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
     os.replace(temporary, path)
@@ -73,9 +71,8 @@ def encode(tokenizer: Tokenizer, texts: list[str], max_tokens: int) -> tuple[Ten
         raise UserError(f"max_tokens is {max_tokens}: at least 3 are needed, for [CLS], one piece and [SEP]")
     if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
         raise UserError("texts must be a list of strings, such as ['a slow sad piano waltz']")
-    tokenizer.enable_truncation(max_tokens)
-    tokenizer.no_padding()
-    rows = [torch.tensor(row.ids) for row in tokenizer.encode_batch([_clean(text) for text in texts])]
+    rows = [row.ids for row in tokenizer.encode_batch([_clean(text) for text in texts])]
+    rows = [torch.tensor(row if len(row) <= max_tokens else row[:max_tokens - 1] + row[-1:]) for row in rows]
     length = max(map(len, rows), default=2)
     ids = torch.full((len(rows), length), tokenizer.token_to_id("[PAD]"), dtype=torch.int64)
     mask = torch.zeros(len(rows), length, dtype=torch.bool)
