@@ -121,6 +121,13 @@ def test_tempo_by_librosa():
     assert np.mean(right) > 0.7
 
 
+def onsets(wave):
+    """How many clear peaks the onset strength has."""
+    rise = onset_strength(wave)
+    middle = rise[1:-1]
+    return ((middle > rise[:-2]) & (middle >= rise[2:]) & (middle > 0.25 * np.percentile(rise, 99))).sum()
+
+
 def decay_rate(wave):
     """Median fall in dB per 50 ms over the blocks in which the level falls, above 500 Hz."""
     spectrum = rfft(wave)
@@ -137,12 +144,12 @@ def share_above(wave, hz):
 
 def test_production():
     rooms, bands = [], []
-    for piece in PIECES[::240]:
+    detached = [piece for piece in PIECES if piece.mood in ("energetic", "tense") and piece.density == "sparse"]
+    for piece in detached[::25]:   # where notes are short one hears the room between them
         dry, wet, lofi = (render(replace(piece, production=name)) for name in FAMILIES["production"])
         rooms.append(decay_rate(wet) < decay_rate(dry))
         bands.append(share_above(lofi, 4500) < share_above(dry, 4500))
-    assert np.mean(rooms) >= 0.9
-    assert np.mean(bands) >= 0.8   # tape hiss may outweigh a piece that had no highs
+    assert len(rooms) > 8 and np.mean(rooms) >= 0.8 and np.mean(bands) >= 0.9
 
 
 def test_mode_by_chroma():
@@ -170,7 +177,7 @@ def test_mood_and_density_cues():
     for piece in PIECES[::200]:
         energetic, calm = (render(replace(piece, mood=mood, mode="major")) for mood in ("energetic", "calm"))
         brighter.append(centroid(energetic) > centroid(calm))
-        busy, sparse = (onset_strength(render(replace(piece, production="dry", density=name, backing=backing))).mean()
+        busy, sparse = (onsets(render(replace(piece, production="dry", density=name, backing=backing)))
                         for name, backing in (("busy", ("piano", "harp")), ("sparse", ())))
         busier.append(busy > sparse)
     assert np.mean(brighter) >= 0.9 and np.mean(busier) >= 0.8
