@@ -22,8 +22,9 @@ from mulan_min import metrics
 from mulan_min.audio import read_window
 from mulan_min.config import UserError
 from mulan_min.data import clip_seconds, read_manifest
+from mulan_min.logistic import fit_logistic, predict_logistic
 
-PROBE_C = tuple(10.0 ** np.arange(-1, 5))  # inverse strengths of regularisation tried, weak last; our choice
+PROBE_C = (0.1, 1.0, 10.0, 100.0, 1000.0)  # inverse strengths of regularisation that are tried; our choice
 
 
 class MissingData(UserError):
@@ -158,37 +159,6 @@ def probe(model, folder, heard, seed=0):
     result = score_labels(folder, labels, names, truth["test"], scores, seed)
     chosen = float(max(validation, key=validation.get))
     return result | {"notes": notes + result["notes"], "C": chosen, "valid_roc_auc_by_C": validation}
-
-
-def fit_logistic(x, truth, C, start=None):
-    """Logistic regressions, one per column, by L-BFGS: x (N, d), truth (N, K) bool -> (d + 1, K) float64.
-
-    Minimises |w|^2 / 2 + C sum_i log(1 + exp(-y_i (w.x_i + b))), y = +-1, as scikit-learn does; the last row
-    of the result is b, not regularised. The columns share no term, so minimising their sum minimises each.
-    """
-    from scipy.optimize import minimize  # slow to import, and only the probe needs it
-
-    x = np.column_stack([x, np.ones(len(x))])  # (N, d + 1)
-    sign, shape = np.where(truth, 1.0, -1.0), (x.shape[1], truth.shape[1])
-
-    def loss_and_gradient(flat):
-        w = flat.reshape(shape)
-        margin = sign * (x @ w)  # (N, K)
-        penalised = np.vstack([w[:-1], np.zeros(shape[1])])
-        # Divided by C N so that one tolerance suits every C and every size.
-        loss = (penalised**2).sum() / (2 * C * len(x)) + np.logaddexp(0, -margin).sum() / len(x)
-        pull = -sign * np.exp(-np.logaddexp(0, margin))  # d loss / d (x w): -y sigmoid(-margin)
-        return loss, ((penalised / C + x.T @ pull) / len(x)).ravel()
-
-    start = np.zeros(shape) if start is None else start
-    options = {"maxiter": 2000, "maxfun": 4000, "gtol": 1e-7, "ftol": 1e-13, "maxcor": 20}
-    fit = minimize(loss_and_gradient, start.ravel(), jac=True, method="L-BFGS-B", options=options)
-    return fit.x.reshape(shape)
-
-
-def predict_logistic(weights, x):
-    """Log-odds of each label: (d + 1, K), (N, d) -> (N, K)."""
-    return x @ weights[:-1] + weights[-1]
 
 
 # ---- retrieval -------------------------------------------------------------------------

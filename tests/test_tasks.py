@@ -157,19 +157,6 @@ def cloud(seed, size, width, noise):
     return x, x @ slope + noise * rng.normal(size=(size, 4)) > [[-1, 0, 0.5, 1]]
 
 
-@pytest.mark.parametrize("C", [0.1, 1.0, 1000.0])
-def test_logistic_regressions_equal_scikit_learn(C):
-    linear = pytest.importorskip("sklearn.linear_model", reason="scikit-learn is the oracle")
-    x, truth = cloud(0, 300, width=6, noise=0.3)
-    weights = tasks.fit_logistic(x, truth, C)
-    for k in range(truth.shape[1]):
-        oracle = linear.LogisticRegression(C=C, tol=1e-10, max_iter=10000).fit(x, truth[:, k])
-        np.testing.assert_allclose(weights[:-1, k], oracle.coef_[0], rtol=1e-4, atol=1e-4)
-        np.testing.assert_allclose(weights[-1, k], oracle.intercept_[0], rtol=1e-4, atol=1e-4)
-        probability = 1 / (1 + np.exp(-tasks.predict_logistic(weights, x)[:, k]))
-        np.testing.assert_allclose(probability, oracle.predict_proba(x)[:, 1], atol=1e-4)
-
-
 def probe_world(folder):
     """Few noisy training points in many dimensions, so that the best C is neither the first nor the last."""
     labels = ["w", "x", "y", "z"]

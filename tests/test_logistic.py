@@ -1,0 +1,29 @@
+"""Logistic regressions against scikit-learn's, one label after the other."""
+
+import numpy as np
+import pytest
+
+from mulan_min.logistic import fit_logistic, predict_logistic
+
+
+@pytest.mark.parametrize("C", [0.1, 1.0, 1000.0])
+def test_logistic_regressions_equal_scikit_learn(C):
+    linear = pytest.importorskip("sklearn.linear_model", reason="scikit-learn is the oracle")
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(300, 6)) * [3, 1, 1, 0.3, 0.1, 0.1] + 0.5  # uneven, as embeddings are
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    truth = x @ rng.normal(size=(6, 4)) + 0.3 * rng.normal(size=(300, 4)) > np.array([-1, 0, 0.5, 1])
+    weights = fit_logistic(x, truth, C)
+    for k in range(truth.shape[1]):
+        oracle = linear.LogisticRegression(C=C, tol=1e-10, max_iter=10000).fit(x, truth[:, k])
+        np.testing.assert_allclose(weights[:-1, k], oracle.coef_[0], rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(weights[-1, k], oracle.intercept_[0], rtol=1e-4, atol=1e-4)
+        probability = 1 / (1 + np.exp(-predict_logistic(weights, x)[:, k]))
+        np.testing.assert_allclose(probability, oracle.predict_proba(x)[:, 1], atol=1e-4)
+
+
+def test_the_start_does_not_change_the_solution():
+    rng = np.random.default_rng(1)
+    x, start = rng.normal(size=(80, 5)), rng.normal(size=(6, 3))
+    truth = x[:, :3] + rng.normal(size=(80, 3)) > 0
+    np.testing.assert_allclose(fit_logistic(x, truth, 1.0, start), fit_logistic(x, truth, 1.0), atol=1e-4)
