@@ -5,7 +5,7 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 
-def fit_logistic(x, truth, C, start=None):
+def fit_logistic(x, truth, C):
     """Logistic regressions, one per column, by L-BFGS: x (N, d), truth (N, K) bool -> (d + 1, K) float64.
 
     Minimises |w|^2 / 2 + C sum_i log(1 + exp(-y_i (w.x_i + b))), y = +-1, as scikit-learn does; the last row
@@ -26,9 +26,8 @@ def fit_logistic(x, truth, C, start=None):
         loss = (penalty * w**2).sum() / 2 + np.logaddexp(0, -margin).sum()
         return loss, (A.T @ (penalty * w) - z.T @ pull).ravel()
 
-    u = np.zeros(shape) if start is None else np.linalg.solve(A, start)
     options = {"maxiter": 1000, "gtol": 1e-7 * len(x), "ftol": 0}
-    fit = minimize(loss_and_gradient, u.ravel(), jac=True, method="L-BFGS-B", options=options)
+    fit = minimize(loss_and_gradient, np.zeros(shape).ravel(), jac=True, method="L-BFGS-B", options=options)
     return A @ fit.x.reshape(shape)
 
 

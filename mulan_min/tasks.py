@@ -147,9 +147,9 @@ def probe(model, folder, heard, seed=0):
     if not judged.any():
         raise MissingData(f"{folder}: the probe needs labels on some but not all train and valid recordings")
 
-    weights, best, validation = None, None, {}
+    best, validation = None, {}
     for C in PROBE_C:
-        weights = fit_logistic(train, truth["train"], C, weights)  # from the last solution: a warm start
+        weights = fit_logistic(train, truth["train"], C)
         auc = metrics.roc_auc(predict_logistic(weights, valid)[:, judged], truth["valid"][:, judged]).mean()
         if auc > max(validation.values(), default=-1):
             best = weights
@@ -339,7 +339,7 @@ def read_rows(path, texts, optional=()):
 
 def figure(value, samples, chance):
     """A figure with its 95 % interval from resamples, and the value a random model would have."""
-    return {"value": float(value), "interval": metrics.interval(samples), "chance": float(chance)}
+    return {"value": float(value), "interval": metrics.interval(value, samples), "chance": float(chance)}
 
 
 def mean_figure(values, chance, seed):

@@ -20,10 +20,3 @@ def test_logistic_regressions_equal_scikit_learn(C):
         np.testing.assert_allclose(weights[-1, k], oracle.intercept_[0], rtol=1e-4, atol=1e-4)
         probability = 1 / (1 + np.exp(-predict_logistic(weights, x)[:, k]))
         np.testing.assert_allclose(probability, oracle.predict_proba(x)[:, 1], atol=1e-4)
-
-
-def test_the_start_does_not_change_the_solution():
-    rng = np.random.default_rng(1)
-    x, start = rng.normal(size=(80, 5)), rng.normal(size=(6, 3))
-    truth = x[:, :3] + rng.normal(size=(80, 3)) > 0
-    np.testing.assert_allclose(fit_logistic(x, truth, 1.0, start), fit_logistic(x, truth, 1.0), atol=1e-4)

@@ -100,6 +100,25 @@ def test_bootstrap_areas_equal_resampling_the_rows_themselves():
 def test_bootstrap_interval_has_the_width_theory_gives():
     # The mean of 400 normal draws has a standard error of sd / 20; a 95 % interval is 3.92 of them wide.
     values = np.random.default_rng(1).normal(size=400)
-    low, high = metrics.interval(values[metrics.bootstrap_draws(400, seed=0, resamples=4000)].mean(1))
+    draws = metrics.bootstrap_draws(400, seed=0, resamples=4000)
+    low, high = metrics.interval(values.mean(), values[draws].mean(1))
     assert high - low == pytest.approx(3.92 * values.std() / 20, rel=0.05)
-    assert low < values.mean() < high
+    assert (low + high) / 2 == pytest.approx(values.mean(), abs=0.01)
+
+
+def test_bootstrap_intervals_hold_the_truth_about_95_times_in_100():
+    rng = np.random.default_rng(0)
+
+    def ranking():
+        truth = rng.random((250, 12)) < 0.06
+        truth[0], truth[1] = True, False
+        return rng.normal(size=truth.shape) + 1.2 * truth, truth
+
+    expected = np.mean([metrics.average_precision(*ranking()).mean() for _ in range(1000)])
+    held = 0
+    for trial in range(100):
+        scores, truth = ranking()
+        _, samples = metrics.bootstrap_areas(scores, truth, seed=trial, resamples=100)
+        low, high = metrics.interval(metrics.average_precision(scores, truth).mean(), samples)
+        held += low <= expected <= high
+    assert 90 <= held <= 99
