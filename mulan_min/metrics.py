@@ -68,8 +68,8 @@ def interval(value, samples):
     """95 % interval of a statistic from its value and its values on the resamples (R,) -> [low, high].
 
     Percentiles, moved so that the resamples' mean is the value: a recording drawn twice stands twice in the
-    ranking, which flatters average precision. In a trial with rare labels, 85 unmoved intervals in 100 held the
-    truth, and 94 moved ones. Cut to what was seen, so that no share ends above 1.
+    ranking, which flatters average precision. In a trial with rare labels 85 unmoved intervals in 100 held
+    the truth, and 94 moved ones. Cut to what was seen, so that no share ends above 1.
     """
     seen = np.append(samples, value)
     ends = np.nanpercentile(samples, [2.5, 97.5]) + value - np.nanmean(samples)
