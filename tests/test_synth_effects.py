@@ -18,9 +18,10 @@ def reverberation_time(wave):
 def test_rooms():
     click = np.zeros(3 * SAMPLE_RATE, np.float32)
     click[0] = 1
-    times = {name: [reverberation_time(produce(click, name, 0.0, np.random.default_rng(seed))) for seed in range(8)]
+    times = {name: [reverberation_time(produce(click, name, 0.0, np.random.default_rng(seed)))
+                    for seed in range(8)]
              for name in ("dry", "reverberant")}
-    assert max(times["dry"]) < 0.4 and min(times["reverberant"]) > 0.6 and max(times["reverberant"]) < 3.5
+    assert max(times["dry"]) < 0.4 and min(times["reverberant"]) > 1.2 and max(times["reverberant"]) < 3.5
 
 
 def test_tilt():
@@ -30,7 +31,8 @@ def test_tilt():
     for tilt in (-3.0, 3.0):
         power = np.mean([abs(np.fft.rfft(produce(noise, "dry", tilt, np.random.default_rng(seed)))) ** 2
                          for seed in range(20)], 0)
-        slopes.append(10 * np.log10(power[abs(hz - 4000) < 300].mean() / power[abs(hz - 250) < 30].mean()) / 4)
+        ratio = power[abs(hz - 4000) < 300].mean() / power[abs(hz - 250) < 30].mean()   # four octaves apart
+        slopes.append(10 * np.log10(ratio) / 4)
     assert slopes[1] - slopes[0] == pytest.approx(6, abs=1)   # dB per octave
 
 
@@ -39,8 +41,9 @@ def test_lo_fi():
     sine = np.sin(2 * np.pi * 1000 * time).astype(np.float32)
     band = np.fft.fft(produce(sine, "lo-fi", 0.0, np.random.default_rng(0)))
     band[abs(np.fft.fftfreq(len(sine), 1 / SAMPLE_RATE) - 1000) > 50] = 0
-    pitch = np.diff(np.unwrap(np.angle(np.fft.ifft(band))))[SAMPLE_RATE // 2: -SAMPLE_RATE // 2] * SAMPLE_RATE / 2 / np.pi
-    assert 2 < np.ptp(pitch) < 40 and pitch.mean() == pytest.approx(1000, abs=3)   # wow, Hz
+    phase = np.unwrap(np.angle(np.fft.ifft(band)))
+    pitch = np.diff(phase)[8000:-8000] * SAMPLE_RATE / (2 * np.pi)   # Hz, without the ends
+    assert 3 < pitch.std() < 15 and pitch.mean() == pytest.approx(1000, abs=3)   # wow; hiss alone gives 1 Hz
     noise = np.random.default_rng(0).standard_normal(4 * SAMPLE_RATE).astype(np.float32)
     power = abs(np.fft.rfft(produce(noise, "lo-fi", 0.0, np.random.default_rng(1)))) ** 2
     hz = np.fft.rfftfreq(len(noise), 1 / SAMPLE_RATE)
