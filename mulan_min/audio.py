@@ -12,8 +12,8 @@ from scipy import signal
 from mulan_min.config import UserError
 
 SHORTEST = 0.1  # seconds; less than this is not a recording (our choice)
-# Frames decoded before the window and thrown away: after a seek a Vorbis decoder may get its first block
-# wrong, and its longest block is 8192. MP3 settles within it, Opus to about 60 dB below the sound.
+# Frames decoded before the window and thrown away, because after a seek MP3 lacks the bits that earlier
+# frames saved for it, and Opus its predictions, which settle to about 60 dB below the sound.
 SETTLE = 8192
 
 
@@ -61,7 +61,9 @@ def _is_cut_short(path, file: soundfile.SoundFile) -> bool:
 
 def _read(path, file: soundfile.SoundFile, first: int, last: int) -> np.ndarray:
     """Frames first..last of the file, which the header says exist, as mono float32 (last - first,)."""
-    settle = max(0, first - SETTLE)
+    # libvorbis seeks a few hundred samples wrong inside the last page of an Ogg file, so start before that
+    # page
+    settle = max(0, min(first - SETTLE, file.frames - 2 * file.samplerate))
     try:
         file.seek(settle)
         sound = file.read(last - settle, dtype="float32", always_2d=True)  # (frames, channels)

@@ -87,7 +87,6 @@ class LogMel(nn.Module):
         self.window, self.hop = round(window * sample_rate), round(hop * sample_rate)
         self.n_fft = 2 ** math.ceil(math.log2(self.window))
         ast = dialect == "ast"
-        self.remove_mean = ast
         self.preemphasis = 0.97 if ast else 0.0
         self.padding = 0 if ast else self.window - self.hop
         self.floor = 1.192092955078125e-07 if ast else 1e-5
@@ -110,7 +109,8 @@ class LogMel(nn.Module):
 
     def _log_mel(self, x: Tensor) -> Tensor:
         """(B, samples) float32 -> (B, frames, n_mels)."""
-        if self.remove_mean:
+        if self.preemphasis:
+            # Taking each frame's mean away makes this step of AST needless, but it saves float32 digits.
             x = x - x.mean(dim=-1, keepdim=True)
         x = F.pad(x, (self.padding // 2, self.padding - self.padding // 2))
         frames = x.unfold(-1, self.window, self.hop)  # (B, frames, window), a view

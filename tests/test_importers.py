@@ -136,10 +136,12 @@ def test_playlists_ask_for_test_tracks_by_title_and_album(music, tmp_path):
     assert all(set(row) == {"set", "title", "description", "tracks"} for row in lists)
 
 
-def test_descriptions_hold_artist_and_album(tmp_path):
+def test_two_folders_name_playlists_and_descriptions_hold_artist_and_album(tmp_path):
     for n in range(6):
-        song(tmp_path / "m" / f"{n}.ogg", seconds=10 + n, title="Same", artist="Ann Lee", album=f"Hill {n}")
-    import_folder(tmp_path / "m", tmp_path / "out", test_share=0.5)
+        path = tmp_path / "m" / "Far" / "North" / "Winter" / f"{n}.ogg"
+        song(path, seconds=10 + n, title="Same", artist="Ann Lee", album=f"Hill {n}")
+    rows, _ = imported(tmp_path / "m", tmp_path / "out", test_share=0.5)
+    assert all(row["text"]["pl"] == ["Winter", "North"] for row in rows.values())
     (row,) = map(json.loads, (tmp_path / "out" / "playlists.jsonl").read_text().splitlines())
     assert row["title"] == "Same" and len(row["tracks"]) >= 2
     assert row["description"].startswith("Ann Lee, Hill ")
@@ -178,11 +180,12 @@ def test_check_finds_what_headers_hide(tmp_path):
 
 def test_files_are_replaced_whole(music, tmp_path, monkeypatch):
     imported(music, tmp_path / "out")
-    before = (tmp_path / "out" / "manifest.jsonl").read_bytes()
+    files = [tmp_path / "out" / "manifest.jsonl", tmp_path / "out" / "playlists.jsonl"]
+    before = [file.read_bytes() for file in files]
     monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         import_folder(music, tmp_path / "out", min_seconds=18)
-    assert (tmp_path / "out" / "manifest.jsonl").read_bytes() == before
+    assert [file.read_bytes() for file in files] == before
 
 
 @pytest.mark.skipif(os.name != "posix", reason="names of bytes exist on POSIX only")

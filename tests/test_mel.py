@@ -23,7 +23,7 @@ def music(seed, seconds=10.0):
         for harmonic in range(1, int(min(12, 7900 // pitch)) + 1):
             phase = harmonic * pitch * age + 0.02 * harmonic * np.sin(2 * np.pi * 5 * age)
             x += (t >= onset) * 0.1 / harmonic**1.5 * np.exp(-3 * age) * np.sin(2 * np.pi * phase)
-    x = x * (1 - 0.5 * t / seconds) + 0.002 + 1e-4 * rng.standard_normal(len(t))
+    x = x * (1 - 0.5 * t / seconds) + 0.05 + 1e-4 * rng.standard_normal(len(t))
     return x.astype(np.float32)
 
 
