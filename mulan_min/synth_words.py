@@ -303,15 +303,16 @@ def texts(piece):
     artist = _pick(ARTISTS[piece.genre] + ARTISTS[piece.lead], rng)
     title = _capital(_compose(_TITLES, slots, rng))
     head = [title, artist] if rng.random() < 0.5 else [f"{artist} - {title}"]
-    written = {"sf": _several(lambda: _compose(_TAGS, slots, rng), int(rng.integers(3, 7)), head)}
+    written = {"sf": _several(lambda: _tag_list(slots, rng) if rng.random() < 0.7 else _compose(_TAGS, slots, rng),
+                              int(rng.integers(4, 7)), head)}
     truth, comments = {}, rng.integers(2, 5)
     while len(truth) < comments:
         about_music = bool(rng.random() >= OFF_TOPIC_SHARE)
-        comment = _compose(_SENTENCES if about_music else _OFF_TOPIC, slots, rng, 1 + (rng.random() < 0.3))
+        comment = _compose(_SENTENCES if about_music else _OFF_TOPIC, slots, rng, int(rng.integers(1, 4)))
         truth[_capital(comment)] = about_music
     written["lf"] = list(truth)
     written["pl"] = _several(lambda: _compose(_PLAYLIST_TEXTS, slots, rng), int(rng.integers(1, 4)))
-    written["aset"] = _several(lambda: _class_label(slots, rng), int(rng.integers(2, 5)))
+    written["aset"] = _several(lambda: _class_labels(slots, rng), 3)
     written = {source: found for source, found in written.items() if rng.random() >= MISSING.get(source, 0)}
     return written, list(truth.items()) if "lf" in written else []
 
@@ -413,9 +414,18 @@ def _compose(templates, slots, rng, count=1):
     return re.sub(r"\b([Aa]) (?=[aeiou](?!ne-))", r"\1n ", text)   # an organ, but a one-two-three sway
 
 
-def _class_label(slots, rng):
-    slot = _pick([slot for slot in _CLASS_LABELS if slots[slot]], rng)
-    return _capital(_CLASS_LABELS[slot].format(_pick(slots[slot], rng)))
+def _some(slots, rng):
+    """-> one, or three to seven, of the attributes that the piece has, in random order."""
+    present = [slot for slot in _CLASS_LABELS if slots[slot]]
+    return [str(slot) for slot in rng.permutation(present)[:_pick((1, 3, 4, 5, 6, 7), rng)]]
+
+
+def _tag_list(slots, rng):
+    return ", ".join(_pick(slots[slot], rng) for slot in _some(slots, rng))
+
+
+def _class_labels(slots, rng):
+    return ", ".join(_capital(_CLASS_LABELS[slot].format(_pick(slots[slot], rng))) for slot in _some(slots, rng))
 
 
 def _capital(text):

@@ -1,0 +1,9 @@
+import pytest
+
+from mulan_min.demo_world import make_world
+
+
+@pytest.fixture(scope="session")
+def small_world(tmp_path_factory):
+    """The smoke preset's demo world, made once for all tests."""
+    return str(make_world(tmp_path_factory.mktemp("world") / "demo", recordings=72, progress=False))
