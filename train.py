@@ -19,6 +19,7 @@ from mulan_min.data import Batches, check_lost, loader, read_clip_window, read_c
 from mulan_min.demo_world import make_world
 from mulan_min.loss import chance_loss, clamp_temperature, cmc_loss
 from mulan_min.mulan import MuLan, default_device
+from mulan_min.text_warmup import warm_up_text
 from mulan_min.wordpiece import train_wordpiece
 
 VALID_RECORDINGS = 256                       # at most so many are embedded to validate; our choice
@@ -34,7 +35,7 @@ def main(argv=None):
 
     # Data: the demo world, or the user's manifests.
     if not config.data.data:
-        folder = Path("data") / ("demo" if config.data.demo_recordings == 2400 else f"demo-{config.data.demo_recordings}")
+        folder = Path(f"data/demo-{config.data.demo_recordings}")
         config.data.data = [str(make_world(folder, recordings=config.data.demo_recordings))]
     recordings = read_collection(config.data.data, "train")
     valid = read_collection(config.data.data, "valid")[:VALID_RECORDINGS]
@@ -49,6 +50,8 @@ def main(argv=None):
         texts = [text for r in recordings for source in parse_ratio(config.data.ratio) for text in r.text.get(source, [])]
         model = MuLan(config, train_wordpiece(texts, config.text.vocab_size))
     model.to(device).train()
+    if config.text.text_warmup and not state:
+        warm_up_text(model, sorted(set(texts)), config, device, say)
     optimizer = make_optimizer(model, config)
     step, best, elapsed = 0, -math.inf, 0.0
     if state:
@@ -85,7 +88,7 @@ def main(argv=None):
             # One step. The random state (dropout, masks) is a function of the seed and the step, as the batch is.
             torch.manual_seed(optim.seed * 1_000_003 + step)
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, optim)
+                group["lr"] = group["peak"] * schedule(step, optim)
             waves, tokens, mask = (batch[key].to(device, non_blocking=True) for key in ("waves", "tokens", "mask"))
             with torch.autocast(device.type, torch.bfloat16, enabled=optim.precision == "bf16"):
                 audio, text = model(waves, tokens, mask)
@@ -173,19 +176,23 @@ def reopen(run, typed, overwrite, device):
 
 
 def make_optimizer(model, config):
-    """AdamW; weight decay on matrices and kernels only, as is usual for transformers (our choice)."""
-    matrices = [p for p in model.parameters() if p.ndim > 1]
-    vectors = [p for p in model.parameters() if p.ndim <= 1]
-    return torch.optim.AdamW([{"params": matrices, "weight_decay": config.optim.weight_decay},
-                              {"params": vectors, "weight_decay": 0.0}], lr=config.optim.lr, betas=(0.9, 0.98), fused=True)
+    """AdamW with a rate for each tower; weight decay on matrices and kernels only, as is usual (our choice)."""
+    optim, groups = config.optim, []
+    for part, rate in ((model.audio, optim.lr), (model.text, optim.text_lr)):
+        matrices = [p for p in part.parameters() if p.ndim > 1]
+        vectors = [p for p in part.parameters() if p.ndim <= 1]
+        groups += [{"params": matrices, "peak": rate, "weight_decay": optim.weight_decay},
+                   {"params": vectors, "peak": rate, "weight_decay": 0.0}]
+    groups.append({"params": [model.temperature], "peak": optim.text_lr, "weight_decay": 0.0})
+    return torch.optim.AdamW(groups, betas=(0.9, 0.98), fused=True)
 
 
-def learning_rate(step, optim):
-    """Linear warm-up, then half a cosine to zero."""
+def schedule(step, optim):
+    """Share of the peak rate: linear warm-up, then half a cosine to zero."""
     warm = max(1, round(optim.warmup * optim.steps))
     if step < warm:
-        return optim.lr * (step + 1) / warm
-    return optim.lr * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, optim.steps - warm)))
+        return (step + 1) / warm
+    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, optim.steps - warm)))
 
 
 def faster_precision(device):

@@ -1,4 +1,11 @@
 """mulan_min: MuLan (arXiv 2208.12415) from scratch, to read, train and use."""
-from mulan_min.mulan import MuLan
 
 __all__ = ["MuLan"]
+
+
+def __getattr__(name):
+    """`from mulan_min import MuLan` loads torch only now: the processes that render the demo world do without."""
+    if name == "MuLan":
+        from mulan_min.mulan import MuLan
+        return MuLan
+    raise AttributeError(name)

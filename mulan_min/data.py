@@ -200,6 +200,7 @@ def loader(batches, first_step, workers):
 
 
 def quiet_worker(_):
-    """Ctrl-C reaches every process of the terminal; the trainer alone answers it, and saves."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Ctrl-C, and SIGTERM to a process group, reach the workers too; the trainer alone answers them, and saves."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)

@@ -304,15 +304,15 @@ def texts(piece):
     title = _capital(_compose(_TITLES, slots, rng))
     head = [title, artist] if rng.random() < 0.5 else [f"{artist} - {title}"]
     written = {"sf": _several(lambda: _tag_list(slots, rng) if rng.random() < 0.7 else _compose(_TAGS, slots, rng),
-                              int(rng.integers(4, 7)), head)}
-    truth, comments = {}, rng.integers(2, 5)
+                              int(rng.integers(8, 13)), head)}
+    truth, comments = {}, rng.integers(5, 9)
     while len(truth) < comments:
         about_music = bool(rng.random() >= OFF_TOPIC_SHARE)
         comment = _compose(_SENTENCES if about_music else _OFF_TOPIC, slots, rng, int(rng.integers(1, 4)))
         truth[_capital(comment)] = about_music
     written["lf"] = list(truth)
-    written["pl"] = _several(lambda: _compose(_PLAYLIST_TEXTS, slots, rng), int(rng.integers(1, 4)))
-    written["aset"] = _several(lambda: _class_labels(slots, rng), 3)
+    written["pl"] = _several(lambda: _compose(_PLAYLIST_TEXTS, slots, rng), int(rng.integers(3, 6)))
+    written["aset"] = _several(lambda: _class_labels(slots, rng), 6)
     written = {source: found for source, found in written.items() if rng.random() >= MISSING.get(source, 0)}
     return written, list(truth.items()) if "lf" in written else []
 

@@ -81,19 +81,6 @@ def tagging(model, folder, heard, seed=0):
     return score_labels(folder, labels, names, truth_table(test, names), {"": scores}, seed)
 
 
-def quick_tagging(audio_embeddings, text_embeddings, recordings, labels):
-    """Macro ROC-AUC per label set and nothing else, for validation while training: {set: float}.
-
-    audio_embeddings (N, d) of `recordings`, text_embeddings (C, d) of `unique_labels(labels)`. Labels that
-    cannot be judged on these recordings do not count; a set of only such labels is absent from the result.
-    """
-    names = unique_labels(labels)
-    scores = np.asarray(audio_embeddings) @ np.asarray(text_embeddings).T  # (N, C)
-    auc = metrics.roc_auc(scores, truth_table(recordings, names))
-    columns = {name: auc[[names.index(label) for label in members]] for name, members in labels.items()}
-    return {name: float(np.nanmean(values)) for name, values in columns.items() if not np.isnan(values).all()}
-
-
 def score_labels(folder, labels, names, truth, scores, seed):
     """Figures per label set: truth (N, C); `scores` has an (N, C) table per prefix of the metrics' names."""
     positives, items, usable = truth.sum(0), len(truth), two_classes(truth)

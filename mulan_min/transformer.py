@@ -89,11 +89,15 @@ class Block(nn.Module):
 
 
 def init_weights(module: nn.Module) -> None:
-    """For module.apply(): weights normal with sd 0.02 cut at two sd, biases zero (ViT and BERT).
+    """For module.apply(): matrices and kernels normal with variance 1 / inputs, tables with sd 0.02, biases zero.
 
-    LayerNorm keeps its ones and zeros.
+    BERT and ViT use sd 0.02 throughout, which suits width 768. At the laptop's width 192 it makes every block pass
+    on next to nothing: the mean cosine between the embeddings of two texts is then 0.9994 at the start, with 1 /
+    inputs 0.95, and training stays at chance (our choice). LayerNorm keeps its ones and zeros.
     """
-    if isinstance(module, (nn.Linear, nn.Conv2d, nn.Embedding)):
-        nn.init.trunc_normal_(module.weight, std=0.02, a=-0.04, b=0.04)
-        if getattr(module, "bias", None) is not None:
+    if isinstance(module, (nn.Linear, nn.Conv2d)):
+        nn.init.trunc_normal_(module.weight, std=module.weight[0].numel() ** -0.5, a=-1.0, b=1.0)
+        if module.bias is not None:
             nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.Embedding):
+        nn.init.trunc_normal_(module.weight, std=0.02, a=-0.04, b=0.04)

@@ -82,15 +82,6 @@ def test_tagging_by_hand(tmp_path):
     json.dumps(result, allow_nan=False)
 
 
-def test_quick_tagging_equals_tagging(tmp_path):
-    labels = {"all": ["up", "down", "flat", "never"], "odd": ["never", "always"]}
-    write(tmp_path, "labels.json", labels)
-    vectors = torch.tensor([TEXTS[name] for name in tasks.unique_labels(labels)], dtype=torch.float32)
-    quick = tasks.quick_tagging(torch.tensor(AUDIO, dtype=torch.float32), vectors, FOUR, labels)
-    slow = tasks.tagging(StubModel(TEXTS), tmp_path, given(FOUR, AUDIO))
-    assert quick == {"all": pytest.approx(slow["sets"]["all"]["roc_auc"]["value"])}
-
-
 def test_retrieval_by_hand(tmp_path):
     write(tmp_path, "playlists.jsonl", [
         {"title": "up", "description": "down", "tracks": ["c", "d"]},

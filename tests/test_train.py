@@ -136,8 +136,8 @@ def test_bad_starts_are_one_line_and_exit_code_2(tmp_path):
 
 
 def test_learning_rate_rises_then_falls_to_zero():
-    optim = resolve({"steps": 100, "lr": 1.0, "warmup": 0.1}).optim
-    rates = [train.learning_rate(step, optim) for step in range(101)]
+    optim = resolve({"steps": 100, "warmup": 0.1}).optim
+    rates = [train.schedule(step, optim) for step in range(101)]
     assert rates[0] == pytest.approx(0.1) and rates[9] == pytest.approx(1.0) and rates[10] == pytest.approx(1.0)
     assert rates[55] == pytest.approx(0.5) and rates[100] == pytest.approx(0.0)
     assert all(a >= b for a, b in zip(rates[10:], rates[11:]))
