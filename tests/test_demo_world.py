@@ -42,7 +42,7 @@ def world(tmp_path_factory):
 def full_size(tmp_path_factory):
     """The words of the default world, without its audio."""
     folder = tmp_path_factory.mktemp("words")
-    write_words(folder, plan_pieces(2400, 0))
+    write_words(folder, plan_pieces(3600, 0))
     return folder
 
 
@@ -51,8 +51,8 @@ def test_audio_is_what_render_made(world):
         info = soundfile.info(world / "audio" / f"{piece.id}.flac")
         assert (info.samplerate, info.channels, info.frames) == (16000, 1, 8000)
         assert (info.format, info.subtype) == ("FLAC", "PCM_16")
-        wave = soundfile.read(world / "audio" / f"{piece.id}.flac", dtype="float64")[0] * 32768 / 32767
-        np.testing.assert_allclose(wave, render(piece, 0.5), atol=0.51 / 32767)
+        wave = soundfile.read(world / "audio" / f"{piece.id}.flac", dtype="float64")[0] * 2048 / 2047
+        np.testing.assert_allclose(wave, render(piece, 0.5), atol=0.51 / 2047)      # 12 bits
 
 
 def test_the_reader_of_manifests_takes_it(world):
@@ -66,7 +66,7 @@ def test_the_reader_of_manifests_takes_it(world):
 def test_files_of_the_full_size_keep_their_contracts(full_size):
     manifest, labels = rows(full_size / "manifest.jsonl"), json.loads((full_size / "labels.json").read_text())
     by_id = {row["id"]: row for row in manifest}
-    assert len(by_id) == len(manifest) == 2400
+    assert len(by_id) == len(manifest) == 3600
     for row in manifest:
         assert row.keys() == {"id", "audio", "split", "text", "tags"}
         assert row["split"] in ("train", "valid", "test") and row["audio"] == f"audio/{row['id']}.flac"
@@ -151,7 +151,7 @@ def test_an_interrupted_making_leaves_nothing(world, tmp_path, monkeypatch, inte
 
 
 def test_a_killed_making_is_cleaned_up_and_made_again(tmp_path):
-    script = "import sys, mulan_min.demo_world as world; world.make_world(sys.argv[1], 2400, workers=2)"
+    script = "import sys, mulan_min.demo_world as world; world.make_world(sys.argv[1], 3600, workers=2)"
     making = subprocess.Popen([sys.executable, "-c", script, str(tmp_path / "world")],
                               cwd=Path(__file__).parents[1])
     finished = lambda: len(list(tmp_path.glob(".world.making-*/audio/*.flac")))

@@ -121,14 +121,16 @@ def test_labels_and_tags_go_by_plain_membership(pieces):
 
 
 def test_sources_have_their_sizes_and_gaps(written):
-    sizes = {"sf": (3, 6), "lf": (2, 4), "pl": (1, 3), "aset": (2, 4)}
+    sizes = {"sf": (8, 12), "lf": (5, 8), "pl": (3, 5), "aset": (6, 6)}
     for source, missing in {"sf": 0, "lf": 0.10, "pl": 0.20, "aset": 0.15}.items():
         found = [sources[source] for _, sources, _ in written if source in sources]
         assert 1 - len(found) / len(written) == pytest.approx(missing, abs=0.025)
         assert {len(texts) for texts in found} == set(range(sizes[source][0], sizes[source][1] + 1))
         assert all(len(set(texts)) == len(texts) for texts in found)
         assert all(text.strip() and "{" not in text for texts in found for text in texts)
-    assert max(len(text.split()) for _, sources, _ in written for text in sources.get("aset", ())) <= 4
+    labels = [text.split(", ") for _, sources, _ in written for text in sources.get("aset", ())]
+    assert {len(some) for some in labels} == {1, 3, 4, 5, 6, 7}
+    assert max(len(label.split()) for some in labels for label in some) <= 4
 
 
 def test_off_topic_comments_are_known_and_say_nothing_about_music(written):
