@@ -71,8 +71,8 @@ class TextTower:
 @dataclass
 class Joint:
     dim: int = setting(128, help="size of the shared space; paper")
-    temperature: float = setting(0.1, help="start of tau; our choice")
-    temperature_floor: float = setting(0.02, help="tau is kept in [floor, 1]; paper gives (0, 1], the floor is ours")
+    temperature: float = setting(0.1, laptop=0.15, help="start of tau; our choice")
+    temperature_floor: float = setting(0.02, laptop=0.1, help="tau stays in [floor, 1]; paper (0, 1], the floor is ours")
 
 
 @dataclass
@@ -87,16 +87,16 @@ class Data:
 @dataclass
 class Optimisation:
     batch_size: int = setting({"ast": 5120, "resnet50": 6144}, laptop=96, smoke=12, help="clips a step; paper")
-    steps: int = setting(100000, laptop=500, smoke=12, help="our choice")
-    lr: float = setting(1e-4, laptop={"ast": 1e-3, "resnet50": 2e-3}, help="peak rate of the audio tower; our choice")
-    text_lr: float = setting(1e-4, laptop=5e-4, help="peak rate of the text tower; our choice")
+    steps: int = setting(100000, laptop=720, smoke=12, help="our choice")
+    lr: float = setting(1e-4, laptop=1e-3, help="peak rate of the audio tower; our choice")
+    text_lr: float = setting(1e-4, laptop=2.5e-4, help="peak rate of the text tower; our choice")
     warmup: float = setting(0.05, laptop=0.1, help="share of the steps with rising rate; our choice")
     weight_decay: float = setting(0.01, laptop=0.05, help="not on norms, biases, embeddings of position; our choice")
     clip_norm: float = setting(1.0, help="largest gradient norm; our choice")
     precision: str = setting("auto", help="auto | bf16 | fp32; auto measures which is faster; our choice")
     seed: int = setting(0, help="of weights, batches and masks")
-    log_every: int = setting(50, laptop=10, smoke=4, help="steps")
-    valid_every: int = setting(1000, laptop=125, smoke=6, help="steps; a checkpoint is saved then as well")
+    log_every: int = setting(50, laptop=20, smoke=4, help="steps")
+    valid_every: int = setting(1000, laptop=240, smoke=6, help="steps; a checkpoint is saved then as well")
 
 
 @dataclass

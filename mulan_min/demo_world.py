@@ -29,7 +29,7 @@ try:
 except ImportError:   # Windows: no lock, so two makings at once both work and the first to finish is kept
     fcntl = None
 
-RECIPE = 2   # raise it when the same settings would give another world, so that old ones are not reused
+RECIPE = 3   # raise it when the same settings would give another world, so that old ones are not reused
 
 
 def make_world(folder, recordings=3600, seed=0, seconds=15.0, workers=None, progress=True):

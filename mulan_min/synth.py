@@ -222,7 +222,7 @@ def render(piece, seconds=15.0):
     _play_drums(song, drums, rng)
     lead = brighten(lead, rng.normal(0, 0.2))   # no two recordings of an instrument are equally bright
     band *= 10 ** (rng.normal(-2, 1.2) / 20)
-    drums *= 10 ** (rng.normal(-4 + 4 * song.mood.accent, 1.2) / 20)
+    drums *= 10 ** (rng.normal(-5 + 4 * song.mood.accent, 1.2) / 20)
     wave = produce(lead + band + drums, piece.production, song.mood.tilt, rng)
     return wave * np.float32(rng.uniform(0.5, 0.7) + 0.2 * song.mood.accent)
 

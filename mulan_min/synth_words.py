@@ -303,12 +303,12 @@ def texts(piece):
     artist = _pick(ARTISTS[piece.genre] + ARTISTS[piece.lead], rng)
     title = _capital(_compose(_TITLES, slots, rng))
     head = [title, artist] if rng.random() < 0.5 else [f"{artist} - {title}"]
-    written = {"sf": _several(lambda: _tag_list(slots, rng) if rng.random() < 0.7 else _compose(_TAGS, slots, rng),
+    written = {"sf": _several(lambda: _tag_list(slots, rng) if rng.random() < 0.8 else _compose(_TAGS, slots, rng),
                               int(rng.integers(8, 13)), head)}
     truth, comments = {}, rng.integers(5, 9)
     while len(truth) < comments:
         about_music = bool(rng.random() >= OFF_TOPIC_SHARE)
-        comment = _compose(_SENTENCES if about_music else _OFF_TOPIC, slots, rng, int(rng.integers(1, 4)))
+        comment = _compose(_SENTENCES if about_music else _OFF_TOPIC, slots, rng, int(rng.integers(1, 5)))
         truth[_capital(comment)] = about_music
     written["lf"] = list(truth)
     written["pl"] = _several(lambda: _compose(_PLAYLIST_TEXTS, slots, rng), int(rng.integers(3, 6)))
@@ -417,7 +417,7 @@ def _compose(templates, slots, rng, count=1):
 def _some(slots, rng):
     """-> one, or three to seven, of the attributes that the piece has, in random order."""
     present = [slot for slot in _CLASS_LABELS if slots[slot]]
-    return [str(slot) for slot in rng.permutation(present)[:_pick((1, 3, 4, 5, 6, 7), rng)]]
+    return [str(slot) for slot in rng.permutation(present)[:_pick((1, 1, 3, 5, 7), rng)]]
 
 
 def _tag_list(slots, rng):
