@@ -115,6 +115,7 @@ def main(argv=None):
                     "{temperature:.3f}  grad {grad_norm:.2f}  {clips_per_s:.0f} clips/s  data wait {wait:.1%}".format(**row))
                 marked, marked_step, waited = now, step, 0.0
             if step % optim.valid_every == 0 or step == optim.steps:
+                paused = time.perf_counter()
                 auc = validate(model, valid)
                 log(metrics, {"step": step, "valid_auc": auc})
                 say(f"step {step:5d}  validation: own text before another's, AUC {auc:.3f} (chance 0.500)"
@@ -124,7 +125,7 @@ def main(argv=None):
                     best = auc
                     save("best.pt")
                 save("last.pt")
-                marked = time.perf_counter()
+                marked += time.perf_counter() - paused
         elapsed += time.perf_counter() - began
         if stop.is_set() and step < optim.steps:
             save("last.pt")

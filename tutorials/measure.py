@@ -1,0 +1,89 @@
+"""The README's results: train and evaluate with several seeds, keep the raw figures, print the table.
+
+    python tutorials/measure.py --audio ast --seeds 0 1 2          # writes tutorials/results/ast-seed0.json, ...
+    python tutorials/measure.py --audio ast --seeds 0 --control    # trained on shuffled pairs
+    python tutorials/measure.py --table                            # mean and sd over the seeds of what is there
+"""
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from pathlib import Path
+from statistics import mean, stdev
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "tutorials" / "results"
+
+
+def hardware():
+    """Processor and cores, as the system names them."""
+    name = platform.processor() or platform.machine()
+    if os.path.exists("/proc/cpuinfo"):
+        name = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), name)
+    return f"{name}, {os.cpu_count()} cores"
+
+
+def run(*command):
+    """Runs a script of the repository with this Python; returns its seconds. Stops here if it fails."""
+    print("$ python " + " ".join(command), flush=True)
+    began = time.perf_counter()
+    subprocess.run([sys.executable, ROOT / command[0], *command[1:]], check=True)
+    return time.perf_counter() - began
+
+
+def measure(audio, seed, control, more):
+    name = f"{audio}-{'control-' if control else ''}seed{seed}"
+    command = ["train.py", "--audio", audio, "--seed", str(seed), "--run", f"runs/{name}", "--overwrite", *more]
+    train_seconds = run(*command, *(["--shuffle-pairs"] if control else []))
+    eval_seconds = run("eval.py", "--task", "all", "--run", f"runs/{name}")
+    tasks = {path.stem: json.loads(path.read_text()) for path in sorted(Path(f"runs/{name}/eval").glob("*.json"))}
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    row = {"command": "python " + " ".join(command), "audio": audio, "seed": seed, "control": control, "commit": commit,
+           "hardware": hardware(), "train_seconds": round(train_seconds), "eval_seconds": round(eval_seconds),
+           "figures": {f"{task}, {group}, {metric}": {"value": figure["value"], "chance": figure["chance"]}
+                       for task, result in tasks.items() for group, content in result["collections"][0]["sets"].items()
+                       for metric, figure in content.items() if metric != "labels"}}
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(row, indent=1) + "\n")
+
+
+def table():
+    """A line for each figure, a column for each tower and control: mean +- sd over seeds, and chance."""
+    rows, runs, chance = defaultdict(dict), defaultdict(list), {}
+    for path in sorted(RESULTS.glob("*.json")):
+        row = json.loads(path.read_text())
+        column = row["audio"] + (" control" if row["control"] else "")
+        runs[column].append(row)
+        for name, figure in row["figures"].items():
+            rows[name].setdefault(column, []).append(figure["value"])
+            chance[name] = figure["chance"]
+    print("| | " + " | ".join(runs) + " | chance |\n|---|" + "---|" * (len(runs) + 1))
+    for name, columns in rows.items():
+        cells = [show(columns.get(column, [])) for column in runs]
+        print(f"| {name.replace('_', ' ')} | {' | '.join(cells)} | {chance[name]:.3f} |")
+    for label, key in (("seeds", "seed"), ("training, s", "train_seconds"), ("evaluation, s", "eval_seconds")):
+        print(f"| {label} | " + " | ".join(", ".join(str(r[key]) for r in found) for found in runs.values()) + " | |")
+
+
+def show(values):
+    if not values:
+        return ""
+    return f"{mean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--audio", choices=("ast", "resnet50"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--control", action="store_true", help="train on shuffled pairs")
+    parser.add_argument("--table", action="store_true", help="print the table of the results at hand")
+    args, more = parser.parse_known_args()      # the rest goes to train.py
+    if args.audio:
+        for seed in args.seeds:
+            measure(args.audio, seed, args.control, more)
+    if args.table or not args.audio:
+        table()
