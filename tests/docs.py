@@ -49,14 +49,14 @@ def reading_order(text):
 
 
 def tree(text):
-    """[path or pattern] of the first ```text block that shows mulan_min/. One entry a line, two spaces of indentation a
-    folder, its comment after two spaces or more. A folder without children, or with the child `...`, stands for all in it."""
+    """[path or pattern] of the first ```text block that shows mulan_min/. Two spaces of indentation a folder, the comment
+    after three spaces or more. A folder without children, or with the child `...`, stands for all in it."""
     block = next(b for b in blocks(text, "text") if re.search(r"^mulan_min/", b, re.M))
     entries, above = [], []
     lines = [line for line in block.splitlines() if line.strip()]
     for line, following in zip(lines, [*lines[1:], ""]):
         indent = len(line) - len(line.lstrip())
-        names = re.split(r"\s{2,}|\s#", line.strip())[0].split()
+        names = re.split(r"\s{3,}", line.strip())[0].split()
         above = above[:indent // 2]
         childless = len(following) - len(following.lstrip()) <= indent
         for name in names:

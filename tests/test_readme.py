@@ -49,7 +49,7 @@ tests/               mirrors mulan_min/
   test_*.py
   ...
 figures/             pictures
-train.py eval.py     the scripts
+train.py  eval.py    the scripts
 ```
 
 ## Read in this order
