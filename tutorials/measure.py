@@ -46,7 +46,7 @@ def measure(audio, seed, control, more):
            "hardware": hardware(), "train_seconds": round(train_seconds), "eval_seconds": round(eval_seconds),
            "figures": {f"{task}, {group}, {metric}": {"value": figure["value"], "chance": figure["chance"]}
                        for task, result in tasks.items() for group, content in result["collections"][0]["sets"].items()
-                       for metric, figure in content.items() if metric != "labels"}}
+                       for metric, figure in content.items() if isinstance(figure, dict) and "value" in figure}}
     RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(row, indent=1) + "\n")
 

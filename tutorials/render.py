@@ -54,6 +54,7 @@ def render(path, figures):
     """Runs a chapter, saves its pictures in the folder `figures`; -> the page as Markdown."""
     path, figures = Path(path), Path(figures)
     figures.mkdir(parents=True, exist_ok=True)
+    plt.close("all")      # a figure that is open already is not the chapter's
     namespace, parts, count = {"__name__": "__main__"}, [], 0
     for kind, content, line in cells(path.read_text(encoding="utf-8")):
         if kind == "markdown":
