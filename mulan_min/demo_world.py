@@ -137,7 +137,7 @@ def render_part(folder, settings, part, parts):
     """Render pieces part, part + parts, part + 2 parts, ... into folder/audio; yields after each."""
     for piece in plan_pieces(settings["recordings"], settings["seed"])[part::parts]:
         wave = np.clip(render(piece, settings["seconds"]), -1, 1)
-        pcm = 16 * np.round(wave * 2047).astype(np.int16)   # 12 of 16 bits: noise at -74 dB, and 60 % of the disk
+        pcm = 16 * np.round(wave * 2047).astype(np.int16)   # 12 of 16 bits: noise at -74 dB, less disk
         soundfile.write(folder / "audio" / f"{piece.id}.flac", pcm, SAMPLE_RATE, subtype="PCM_16")
         yield
 

@@ -16,7 +16,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout:
     if q.device.type != "cpu" or q.dtype != torch.bfloat16:
         return F.scaled_dot_product_attention(q, k, v, mask, dropout)
     # In bfloat16 on the CPU the fused kernel takes 4 to 5 times as long as the formula, forward and backward
-    # (torch 2.13, 100 to 160 tokens, two cores), which is half the time of a block 192 wide.
+    # (torch 2.13, 100 to 160 tokens, CPU time of one thread), which is half the time of a block 192 wide.
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(2, 3)  # (B, H, L, L)
     if mask is not None:
         scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
@@ -93,7 +93,7 @@ def init_weights(module: nn.Module) -> None:
 
     BERT and ViT use sd 0.02 throughout, which suits width 768. At the laptop's width 192 it makes every block pass
     on next to nothing: the mean cosine between the embeddings of two texts is then 0.9994 at the start, with 1 /
-    inputs 0.95, and training stays at chance (our choice). LayerNorm keeps its ones and zeros.
+    inputs 0.95 (our choice; alone it does not keep training from staying at chance). LayerNorm keeps its ones and zeros.
     """
     if isinstance(module, (nn.Linear, nn.Conv2d)):
         nn.init.trunc_normal_(module.weight, std=module.weight[0].numel() ** -0.5, a=-1.0, b=1.0)
