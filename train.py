@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -47,11 +48,11 @@ def main(argv=None):
     if state:
         model = MuLan.from_state(state, run / "last.pt")
     else:
-        texts = [text for r in recordings for source in parse_ratio(config.data.ratio) for text in r.text.get(source, [])]
-        model = MuLan(config, train_wordpiece(texts, config.text.vocab_size))
+        texts = [[text for source in parse_ratio(config.data.ratio) for text in r.text.get(source, [])] for r in recordings]
+        model = MuLan(config, train_wordpiece(chain.from_iterable(texts), config.text.vocab_size))
     model.to(device).train()
     if config.text.text_warmup and not state:
-        warm_up_text(model, sorted(set(texts)), config, device, say)
+        warm_up_text(model, [group for group in texts if group], config, device, say)
     optimizer = make_optimizer(model, config)
     step, best, elapsed = 0, -math.inf, 0.0
     if state:

@@ -75,7 +75,8 @@ def _read(path, file: soundfile.SoundFile, first: int, last: int) -> np.ndarray:
         end, promised = (last - lacking) / file.samplerate, file.frames / file.samplerate
         raise AudioError(f"{path}: truncated, the sound ends at {end:.2f} s of {promised:.2f} s")
     mix = np.full(file.channels, 1 / file.channels, dtype=np.float32)  # 20 times faster than mean(axis=1)
-    sound = np.pad(sound[first - settle :] @ mix, (0, lacking))
+    sound = sound[first - settle :] @ mix if file.channels > 1 else sound[first - settle :, 0]
+    sound = np.pad(sound, (0, lacking)) if lacking else sound
     if not np.isfinite(sound).all():
         raise AudioError(f"{path}: NaN or infinite samples")
     return sound
@@ -126,7 +127,7 @@ def read_window(path, start=0.0, seconds=None, sample_rate=16000, pad=True) -> n
             sound = _read(path, file, block * down, end)
             sound = signal.resample_poly(sound, up, down, window=_low_pass(up, down))
             sound = sound[first - block * up : last - block * up]
-    return np.pad(sound, (0, missing))
+    return np.pad(sound, (0, missing)) if missing else sound
 
 
 def cut_windows(waveform: np.ndarray, window_samples: int) -> np.ndarray:

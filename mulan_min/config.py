@@ -30,15 +30,15 @@ class FrontEnd:
     sample_rate: int = setting(16000, help="Hz; paper")
     seconds: float = setting(10.0, help="length of a training window; paper")
     n_mels: int = setting({"ast": 128, "resnet50": 64}, help="mel bands; paper")
-    hop: float = setting(0.010, laptop={"ast": 0.010, "resnet50": 0.020}, help="s between frames; paper 10 ms")
+    hop: float = setting(0.010, laptop={"ast": 0.020, "resnet50": 0.030}, help="s between frames; paper 10 ms")
     dialect: str = setting({"ast": "ast", "resnet50": "ours"}, laptop="ours", help="ours | ast; our choice")
-    mel_mean: float = setting({"ast": -4.2677393, "resnet50": -0.7}, laptop={"ast": -1.6, "resnet50": -0.7},
+    mel_mean: float = setting({"ast": -4.2677393, "resnet50": -0.75}, laptop={"ast": -1.75, "resnet50": -0.75},
                               help="log units; AST | measured on the demo world")
     mel_std: float = setting({"ast": 4.5689974, "resnet50": 3.5}, laptop=3.5,
                              help="log units; AST | measured on the demo world")
     freq_mask: int = setting({"ast": 48, "resnet50": 16}, laptop={"ast": 24, "resnet50": 8}, smoke=8,
                              help="widest SpecAugment band in mels; AST | our choice")
-    time_mask: int = setting({"ast": 192, "resnet50": 192}, laptop={"ast": 150, "resnet50": 75}, smoke=50,
+    time_mask: int = setting({"ast": 192, "resnet50": 192}, laptop={"ast": 75, "resnet50": 50}, smoke=50,
                              help="longest SpecAugment gap in frames; AST | our choice")
 
 
@@ -49,22 +49,22 @@ class AudioTower:
     ast_width: int = setting(768, laptop=192, smoke=32, help="paper")
     ast_depth: int = setting(12, laptop=4, smoke=1, help="blocks; paper")
     ast_heads: int = setting(12, laptop=3, smoke=2, help="paper")
-    patch_mels: int = setting(16, laptop=32, help="patch height; paper 16")
-    patch_frames: int = setting(16, laptop=40, help="patch length; paper 16")
-    stride_mels: int = setting(10, laptop=32, help="AST; the laptop's patches do not overlap")
-    stride_frames: int = setting(10, laptop=40, help="AST")
+    patch_mels: int = setting(16, laptop=128, help="patch height; paper 16")
+    patch_frames: int = setting(16, laptop=5, help="patch length; paper 16")
+    stride_mels: int = setting(10, laptop=128, help="AST; the laptop's patches do not overlap")
+    stride_frames: int = setting(10, laptop=5, help="AST")
     audio_dropout: float = setting(0.0, help="our choice")
 
 
 @dataclass
 class TextTower:
-    text_width: int = setting(768, laptop=192, smoke=32, help="paper (BERT base)")
+    text_width: int = setting(768, laptop=128, smoke=32, help="paper (BERT base)")
     text_depth: int = setting(12, laptop=3, smoke=1, help="blocks; paper")
-    text_heads: int = setting(12, laptop=3, smoke=2, help="paper")
+    text_heads: int = setting(12, laptop=2, smoke=2, help="paper")
     vocab_size: int = setting(30522, laptop=2000, smoke=500, help="WordPiece entries when trained here; BERT base")
     max_tokens: int = setting(512, laptop=64, help="longer texts are cut; paper 512")
     text_dropout: float = setting(0.1, laptop=0.0, help="BERT; five minutes are too short to need it")
-    text_warmup: int = setting(0, laptop=200, smoke=4, help="steps of word prediction before training; our choice")
+    text_warmup: int = setting(0, laptop=600, smoke=4, help="steps of word prediction before training; our choice")
     text_warmup_lr: float = setting(1e-3, help="our choice")
 
 
@@ -79,7 +79,7 @@ class Joint:
 class Data:
     data: list = setting([], help="manifest folder, may be repeated; default: the demo world, made in data/demo")
     ratio: str = setting("sf=2,lf=2,pl=1,aset=1", help="share of each text source in every batch; paper")
-    demo_recordings: int = setting(3600, smoke=72, help="size of the demo world; our choice")
+    demo_recordings: int = setting(4400, smoke=72, help="size of the demo world; our choice")
     workers: int = setting(8, laptop=1, help="processes that read audio; our choice")
     shuffle_pairs: bool = setting(False, help="control: give every recording another one's text")
 
@@ -88,7 +88,7 @@ class Data:
 class Optimisation:
     batch_size: int = setting({"ast": 5120, "resnet50": 6144}, laptop=96, smoke=12, help="clips a step; paper")
     steps: int = setting(100000, laptop=720, smoke=12, help="our choice")
-    lr: float = setting(1e-4, laptop=1e-3, help="peak rate of the audio tower; our choice")
+    lr: float = setting(1e-4, laptop={"ast": 1e-3, "resnet50": 3e-3}, help="peak rate of the audio tower; our choice")
     text_lr: float = setting(1e-4, laptop=2.5e-4, help="peak rate of the text tower; our choice")
     warmup: float = setting(0.05, laptop=0.1, help="share of the steps with rising rate; our choice")
     weight_decay: float = setting(0.01, laptop=0.05, help="not on norms, biases, embeddings of position; our choice")

@@ -127,7 +127,8 @@ def read_clip_window(recording, seconds, sample_rate, place):
     clip = clip_seconds(recording)
     start = recording.start + place * max(0.0, clip - seconds)
     wave = audio.read_window(recording.audio, start, min(seconds, clip), sample_rate)
-    return np.pad(wave, (0, round(seconds * sample_rate) - len(wave)))
+    missing = round(seconds * sample_rate) - len(wave)
+    return np.pad(wave, (0, missing)) if missing else wave
 
 
 class Batches(Dataset):

@@ -29,10 +29,10 @@ try:
 except ImportError:   # Windows: no lock, so two makings at once both work and the first to finish is kept
     fcntl = None
 
-RECIPE = 3   # raise it when the same settings would give another world, so that old ones are not reused
+RECIPE = 4   # raise it when the same settings would give another world, so that old ones are not reused
 
 
-def make_world(folder, recordings=3600, seed=0, seconds=15.0, workers=None, progress=True):
+def make_world(folder, recordings=4400, seed=0, seconds=12.0, workers=None, progress=True):
     """Make the demo world in `folder`, or reuse it at once if it is there with the same settings; -> Path.
 
     Recordings are 16 kHz mono FLAC files of `seconds` each, rendered by `workers` processes (None: up to one
@@ -180,7 +180,7 @@ def _render_in_processes(folder, settings, workers, bar):
 def main(argv=None):
     parser = argparse.ArgumentParser("python -m mulan_min.demo_world", description="Make the demo world.")
     parser.add_argument("folder")
-    parser.add_argument("--recordings", type=int, default=3600)
+    parser.add_argument("--recordings", type=int, default=4400)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args(argv)
     try:

@@ -22,6 +22,8 @@ from mulan_min.specaugment import spec_augment
 from mulan_min.spectrogram_transformer import SpectrogramTransformer
 from mulan_min.wordpiece import encode
 
+PARTS = 4     # length-sorted parts of a batch of texts; our choice
+
 
 class AudioTower(nn.Module):
     """Waveforms (B, samples) -> unit vectors (B, d): log-mel, normalise, SpecAugment in training, ResNet-50 or AST."""
@@ -61,7 +63,15 @@ class TextTower(nn.Module):
         self.project = nn.Linear(text.text_width, config.joint.dim)
 
     def forward(self, tokens, mask):
-        return F.normalize(self.project(self.net(tokens, mask)[:, 0]).float(), dim=-1)
+        # Texts of like length go together, so that little is spent on padding; the embeddings are the same.
+        lengths = mask.sum(1)
+        parts = lengths.argsort().tensor_split(min(PARTS, len(tokens)))
+        states = []
+        for rows in parts:
+            longest = int(lengths[rows].max())
+            states.append(self.net(tokens[rows, :longest], mask[rows, :longest])[:, 0])      # (B / PARTS, width)
+        states = torch.cat(states)[torch.cat(parts).argsort()]                               # (B, width), as they came
+        return F.normalize(self.project(states).float(), dim=-1)
 
 
 class MuLan(nn.Module):

@@ -23,7 +23,7 @@ def produce(wave, production, tilt, rng):
     # A hall's last second wraps round to the start: the recording begins in a room that is not silent.
     wet, room = rng.uniform(0.05, 0.2), 0
     if production == "reverberant":
-        wet, room = rng.uniform(0.5, 1.1), int(rng.integers(1, ROOMS + 1))
+        wet, room = rng.uniform(0.4, 0.8), int(rng.integers(1, ROOMS + 1))
     gain = _equaliser(size, production, tilt, rng) * (1 + np.float32(wet) * _room(room, size))
     wave = irfft(rfft(wave, size) * gain, size)[: len(wave)]
     wave /= abs(wave).max()
@@ -39,9 +39,9 @@ def _equaliser(size, production, tilt, rng):
     octaves = np.log2(hz / 800)
     db = (tilt + rng.normal(0, 0.5)) * octaves
     for _ in range(2):
-        db += rng.normal(0, 2) * np.exp(-((octaves - rng.uniform(-4, 3)) ** 2) / 2)
+        db += rng.normal(0, 1.5) * np.exp(-((octaves - rng.uniform(-4, 3)) ** 2) / 2)
     if production == "lo-fi":
-        low, high = rng.uniform(120, 300), rng.uniform(2600, 3600)
+        low, high = rng.uniform(120, 300), rng.uniform(3200, 4500)
         db -= 10 * np.log10((1 + (low / hz) ** 4) * (1 + (hz / high) ** 8))
     return np.interp(rfftfreq(size, 1 / SAMPLE_RATE), hz, 10 ** (db / 20)).astype(np.float32)
 

@@ -259,9 +259,9 @@ def synthesizer(f, v, rng):
     raw = _saw(f, ((-14, 0, 11), (0, 7), (-9, 9))[v + 1], rng)
     if v > 0:
         raw = np.sign(raw) * 2 + raw   # towards a square wave
-    opening = np.exp(-TIME * (3 + v))  # the filter closes: a fade from a bright copy to a dark one
-    low = max(1.5 * f, 700)
-    return (_filter(raw, None, 5500) * opening + 1.3 * _filter(raw, None, low) * (1 - opening)) * _rise(0.012)
+    opening = np.exp(-TIME * (4 + v))  # the filter closes: a fade from a bright copy to a dark one
+    low = max(1.5 * f, 600)
+    return (1.5 * _filter(raw, None, 6500) * opening + 1.3 * _filter(raw, None, low) * (1 - opening)) * _rise(0.012)
 
 
 def choir(f, v, rng):

@@ -1,23 +1,44 @@
-"""The text warm-up: its loss by hand, and what it is for."""
-import math
-
+"""The text warm-up: its target by hand, and what it is for."""
+import numpy as np
 import pytest
 import torch
 
 from mulan_min.config import resolve
 from mulan_min.mulan import MuLan
-from mulan_min.text_warmup import warm_up_text, word_loss
+from mulan_min.text_warmup import warm_up_text, word_shares
 from mulan_min.wordpiece import train_wordpiece
 
 
-def test_word_loss_by_hand():
-    logits = torch.tensor([[0.0, 1.0, 2.0], [3.0, 0.0, 0.0]])
-    tokens = torch.tensor([[0, 2, 1], [0, 1, 0]])
-    mask = torch.tensor([[True, True, True], [True, True, False]])      # place 0 is [CLS], the last of row 2 padding
-    total0 = math.log(1 + math.e + math.e ** 2)
-    total1 = math.log(math.e ** 3 + 2)
-    by_hand = (((total0 - 2) + (total0 - 1)) / 2 + total1) / 2
-    assert word_loss(logits, tokens, mask).item() == pytest.approx(by_hand, rel=1e-6)
+def test_word_shares_by_hand():
+    tokenizer = train_wordpiece(["sad waltz", "a sad slow waltz"] * 5, 100)
+    shares = word_shares(tokenizer, ["sad", "slow slow waltz sad", "waltz"])
+    share = {word: shares[tokenizer.token_to_id(word)].item() for word in ("sad", "slow", "waltz")}
+    assert share == pytest.approx({"sad": (1 + 1 / 4) / 3, "slow": (2 / 4) / 3, "waltz": (1 / 4 + 1) / 3}, abs=1e-6)
+    assert shares.sum().item() == pytest.approx(1, abs=1e-6)
+
+
+def test_words_for_the_same_meet_and_empty_words_fade():
+    """Two ways to say one thing occur with the same recordings and never in one text: their embeddings must meet. Words said
+    of any recording must not matter."""
+    things = ["waltz threefour", "techno warehouse", "piano ivories", "banjo fivestring", "sad tearful", "happy joyous"]
+    pairs = [thing.split() for thing in things]
+    fillers = "well now then here".split()
+    rng = np.random.default_rng(0)
+    groups = []
+    for _ in range(300):
+        chosen = rng.choice(len(pairs), 2, replace=False)
+        groups.append([" ".join(rng.permutation([pairs[i][rng.integers(2)] for i in chosen] + [str(rng.choice(fillers))]))
+                       for _ in range(6)])
+    config = resolve({"preset": "smoke", "text_warmup": 250, "text_warmup_lr": 3e-3, "batch_size": 48, "precision": "fp32"})
+    torch.manual_seed(0)
+    model = MuLan(config, train_wordpiece([text for group in groups for text in group], 200)).train()
+    warm_up_text(model, groups, config, torch.device("cpu"), say=lambda line: None)
+    one, other = (model.embed_text([pair[side] for pair in pairs]) for side in (0, 1))
+    cosines = one @ other.T
+    same = torch.eye(len(pairs), dtype=torch.bool)
+    assert cosines[same].min() > cosines[~same].max() + 0.1
+    plain, filled = model.embed_text(["sad piano"] * 4), model.embed_text([f"{word} sad piano" for word in fillers])
+    assert (plain * filled).sum(1).min() > 0.9
 
 
 def test_texts_are_told_apart_afterwards():
@@ -35,7 +56,7 @@ def test_texts_are_told_apart_afterwards():
     common = torch.tensor([[len(set(a.split()) & set(b.split())) for b in texts] for a in texts])
     apart = common == 0
     before = cosines()[apart].mean().item()
-    warm_up_text(model, texts, config, torch.device("cpu"), say=lambda line: None)
+    warm_up_text(model, [[text] for text in texts], config, torch.device("cpu"), say=lambda line: None)
     after = cosines()
     assert before > 0.7 and after[apart].mean() < 0.5 * before
     assert after[common == 1].mean() > after[apart].mean() + 0.1

@@ -173,8 +173,8 @@ assert abs(first - by_the_formula(x.double().numpy(), t.double().numpy(), model.
 # ## 5. Training, with a control
 #
 # The paper starts from a BERT that has read a great deal. Ours has read nothing, and a random BERT says nearly the same of
-# every text. So it gets a head start: for some steps, a linear layer must name the words of a text from its embedding.
-# No sound is involved.
+# every text. So it gets a head start: from the embedding of one text of a recording, a linear layer must tell the words of
+# all of its texts. No sound is involved.
 
 # %%
 def alikeness(model):
@@ -184,7 +184,8 @@ def alikeness(model):
 
 
 alike = alikeness(model)
-warm_up_text(model.train(), corpus, config, torch.device("cpu"))
+texts_of_each = [[text for texts in r.text.values() for text in texts] for r in train]
+warm_up_text(model.train(), texts_of_each, config, torch.device("cpu"))
 print(f"mean cosine between two texts: {alike:.2f} before, {alikeness(model):.2f} after")
 assert FAST or alikeness(model) < alike - 0.1      # four steps are too few
 
