@@ -87,7 +87,7 @@ class Data:
 @dataclass
 class Optimisation:
     batch_size: int = setting({"ast": 5120, "resnet50": 6144}, laptop=96, smoke=12, help="clips a step; paper")
-    steps: int = setting(100000, laptop=720, smoke=12, help="our choice")
+    steps: int = setting(100000, laptop=640, smoke=12, help="our choice")
     lr: float = setting(1e-4, laptop={"ast": 1e-3, "resnet50": 3e-3}, help="peak rate of the audio tower; our choice")
     text_lr: float = setting(1e-4, laptop=2.5e-4, help="peak rate of the text tower; our choice")
     warmup: float = setting(0.05, laptop=0.1, help="share of the steps with rising rate; our choice")
@@ -96,7 +96,7 @@ class Optimisation:
     precision: str = setting("auto", help="auto | bf16 | fp32; auto measures which is faster; our choice")
     seed: int = setting(0, help="of weights, batches and masks")
     log_every: int = setting(50, laptop=20, smoke=4, help="steps")
-    valid_every: int = setting(1000, laptop=240, smoke=6, help="steps; a checkpoint is saved then as well")
+    valid_every: int = setting(1000, laptop=320, smoke=6, help="steps; a checkpoint is saved then as well")
 
 
 @dataclass
