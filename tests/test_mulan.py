@@ -3,10 +3,11 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import torch.nn.functional as F
 
 from mulan_min import MuLan, checkpoint
 from mulan_min.config import TOWERS, UserError, preset, resolve
-from mulan_min.wordpiece import train_wordpiece
+from mulan_min.wordpiece import encode, train_wordpiece
 
 RATE = 16000
 TEXTS = ["waltz", "a slow sad piano waltz, played late at night", "fast techno", "banjo!"]
@@ -54,6 +55,20 @@ def test_an_embedding_does_not_depend_on_its_batch_mates(model):
     for i, text in enumerate(TEXTS):      # alone, there is no padding at all
         assert torch.allclose(model.embed_text(text)[0], texts[i], atol=1e-5)
     assert (texts @ texts.T).fill_diagonal_(0).max() < 0.9999
+
+
+def test_sorting_texts_by_length_changes_neither_embeddings_nor_gradients(model):
+    texts = [" ".join(["slow waltz banjo techno sad"] * n) for n in (3, 1, 6, 2, 9, 1, 4, 12, 2, 7, 5)]
+    tokens, mask = encode(model.tokenizer, texts, 64)
+    weight = torch.randn(len(texts), 128, generator=torch.Generator().manual_seed(0))
+    found = []
+    for whole in (False, True):      # all in one piece, padded to the longest, is what the sorted parts must equal
+        model.zero_grad()
+        out = model.text(tokens, mask) if not whole else F.normalize(model.text.project(model.text.net(tokens, mask)[:, 0]), dim=-1)
+        (out * weight).sum().backward()
+        found.append([out.detach(), *[p.grad.clone() for p in model.text.parameters() if p.grad is not None]])
+    assert len(found[0]) == len(found[1]) > 10
+    assert all(torch.allclose(a, b, atol=1e-5 * b.abs().max().item() + 1e-7) for a, b in zip(*found))
 
 
 def test_paths_and_arrays_agree(model, tmp_path):

@@ -26,18 +26,17 @@ def split(pieces, name):
 # --- plan --------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("recordings, seed", [(2400, 0), (2400, 1), (60, 0), (3, 0)])
-def test_no_pair_is_shared_between_splits(recordings, seed):
+def test_no_training_pair_is_in_test_or_valid(recordings, seed):
     pieces = plan_pieces(recordings, seed)
     assert len({piece.id for piece in pieces}) == len({piece.seed for piece in pieces}) == recordings
     pairs = {name: {(piece.genre, piece.lead) for piece in split(pieces, name)}
              for name in ("train", "valid", "test")}
     assert all(pairs.values())
-    assert not pairs["train"] & pairs["test"] and not pairs["train"] & pairs["valid"]
-    assert not pairs["valid"] & pairs["test"]
+    assert not pairs["train"] & (pairs["test"] | pairs["valid"])
 
 
 def test_shares_and_labels_at_full_size():
-    for name, share in (("train", 0.75), ("valid", 0.08), ("test", 0.17)):
+    for name, share in (("train", 0.80), ("valid", 0.07), ("test", 0.13)):
         pieces = split(PIECES, name)
         assert abs(len(pieces) / len(PIECES) - share) < 0.01
         assert {piece.genre for piece in pieces} == set(FAMILIES["genre"])
@@ -79,9 +78,9 @@ def test_waveforms_are_sound():
     peaks = []
     for piece in PIECES[::120]:
         wave = render(piece)
-        assert wave.shape == (240000,) and wave.dtype == np.float32 and np.isfinite(wave).all()
+        assert wave.shape == (192000,) and wave.dtype == np.float32 and np.isfinite(wave).all()
         peaks.append(abs(wave).max())
-        loudness = np.sqrt((wave[:224000].reshape(7, -1) ** 2).mean(1))   # (7,) two seconds each
+        loudness = np.sqrt((wave[:160000].reshape(5, -1) ** 2).mean(1))   # (5,) two seconds each
         assert loudness.min() > 0.1 * loudness.max()   # no 10 s window falls on silence
     assert 0.45 < min(peaks) and max(peaks) < 0.95 and np.std(peaks) > 0.03
     assert len(render(PIECES[0], seconds=2.5)) == 40000

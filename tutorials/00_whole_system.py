@@ -40,7 +40,7 @@ began = time.perf_counter()
 # %% [markdown]
 # ## 1. A world to learn about
 #
-# Real MuLan heard 44 million music videos. We make 500 recordings of 15 s: each has a genre, a lead instrument, a mood, a
+# Real MuLan heard 44 million music videos. We make 500 recordings of 12 s: each has a genre, a lead instrument, a mood, a
 # tempo, a density and a production, and texts of four sources, as the paper has them: short titles and tags (SF), long
 # comments of which some are about the music and some about the commenter's cat (LF), playlist titles (PL), and class
 # labels (ASET). The test recordings combine genres and lead instruments as no training recording does.
