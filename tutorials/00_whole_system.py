@@ -73,7 +73,7 @@ assert not {tuple(r.tags[:2]) for r in train} & {tuple(r.tags[:2]) for r in test
 # %%
 full = {"batch_size": 48, "steps": 280, "text_warmup": 80, "lr": 2e-3}
 small = {"batch_size": 24, "steps": 60, "text_warmup": 4, "lr": 1e-3}
-config = resolve({"audio": "resnet50", "resnet_width": 8, "seconds": 5.0, "time_mask": 40, "text_depth": 1, "max_tokens": 32,
+config = resolve({"audio": "resnet50", "resnet_width": 8, "seconds": 5.0, "hop": 0.02, "time_mask": 40, "text_depth": 1, "max_tokens": 32,
                   "text_lr": 1e-3, "temperature": 0.1, "temperature_floor": 0.02, **(small if FAST else full)})
 B = config.optim.batch_size
 corpus = sorted({text for r in train for texts in r.text.values() for text in texts})
