@@ -235,7 +235,7 @@ assert last < chance - (0.1 if FAST else 0.2)
 # The logits $x_i \cdot t_j / \tau$ of one training batch: row $i$ is a recording, column $j$ a text, and the pairs lie on the
 # diagonal. What all of a row or a column have in common is taken away, as it tells no pair from another. Before training
 # nothing is left, which is why the loss was at chance. After two minutes of training the diagonal is faint still; the pairs
-# of many batches, to the right, show it best: texts lie closer to their own recording, but not every text can, as a third of
+# of many batches, to the right, show it best: texts lie closer to their own recording, but not every text can, as a fifth of
 # the comments is not about the music at all.
 
 # %%
@@ -348,7 +348,7 @@ print(f"this chapter took {seconds:.0f} s on {torch.get_num_threads()} threads")
 # 4. The shuffled pairs are always the same ones, so they can be learned by heart, recording by recording. What is learned by
 #    heart says nothing about new recordings.
 # 5. Change `resolve({..., "ratio": "lf=1"})` in section 2 and run the chapter again. Titles and tags name one or two things
-#    plainly; comments say more, but a third of them is about something else. Judge by the table of section 6.
+#    plainly; comments say more, but a fifth of them is about something else. Judge by the table of section 6.
 # 6. Labels whose vector is close to the middle of all recordings. ROC-AUC compares recordings under one label, so whatever
 #    is added to all scores of a label cancels.
 #
