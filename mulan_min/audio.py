@@ -75,8 +75,8 @@ def _read(path, file: soundfile.SoundFile, first: int, last: int) -> np.ndarray:
         end, promised = (last - lacking) / file.samplerate, file.frames / file.samplerate
         raise AudioError(f"{path}: truncated, the sound ends at {end:.2f} s of {promised:.2f} s")
     mix = np.full(file.channels, 1 / file.channels, dtype=np.float32)  # 20 times faster than mean(axis=1)
-    sound = sound[first - settle :] @ mix if file.channels > 1 else sound[first - settle :, 0]
-    sound = np.pad(sound, (0, lacking)) if lacking else sound
+    sound = sound[:, 0] if file.channels == 1 else sound @ mix  # (frames,)
+    sound = pad_to(sound[first - settle :], last - first)
     if not np.isfinite(sound).all():
         raise AudioError(f"{path}: NaN or infinite samples")
     return sound
@@ -127,7 +127,12 @@ def read_window(path, start=0.0, seconds=None, sample_rate=16000, pad=True) -> n
             sound = _read(path, file, block * down, end)
             sound = signal.resample_poly(sound, up, down, window=_low_pass(up, down))
             sound = sound[first - block * up : last - block * up]
-    return np.pad(sound, (0, missing)) if missing else sound
+    return pad_to(sound, len(sound) + missing)
+
+
+def pad_to(sound: np.ndarray, samples: int) -> np.ndarray:
+    """(n,) -> (max(n, samples),): zeros at the end where it is too short, else the same array, not copied."""
+    return sound if len(sound) >= samples else np.pad(sound, (0, samples - len(sound)))
 
 
 def cut_windows(waveform: np.ndarray, window_samples: int) -> np.ndarray:
@@ -136,7 +141,7 @@ def cut_windows(waveform: np.ndarray, window_samples: int) -> np.ndarray:
     A tail of less than half a window is dropped; a longer one becomes a last window moved back to end with
     the audio, so no window holds added silence unless the whole waveform is shorter than one window.
     """
-    waveform = np.pad(waveform, (0, max(0, window_samples - len(waveform))))
+    waveform = pad_to(waveform, window_samples)
     count = max(1, (2 * len(waveform) + window_samples) // (2 * window_samples))
     starts = np.minimum(np.arange(count) * window_samples, len(waveform) - window_samples)
     return np.stack([waveform[s : s + window_samples] for s in starts])

@@ -51,7 +51,7 @@ class AudioTower:
     ast_heads: int = setting(12, laptop=3, smoke=2, help="paper")
     patch_mels: int = setting(16, laptop=128, help="patch height; paper 16")
     patch_frames: int = setting(16, laptop=5, help="patch length; paper 16")
-    stride_mels: int = setting(10, laptop=128, help="AST; the laptop's patches do not overlap")
+    stride_mels: int = setting(10, laptop=128, help="AST; the laptop's patches do not overlap: a spectrum each 100 ms")
     stride_frames: int = setting(10, laptop=5, help="AST")
     audio_dropout: float = setting(0.0, help="our choice")
 
@@ -77,7 +77,7 @@ class Joint:
 
 @dataclass
 class Data:
-    data: list = setting([], help="manifest folder, may be repeated; default: the demo world, made in data/demo")
+    data: list = setting([], help="manifest folder, may be repeated; default: the demo world, made in data/")
     ratio: str = setting("sf=2,lf=2,pl=1,aset=1", help="share of each text source in every batch; paper")
     demo_recordings: int = setting(4400, smoke=72, help="size of the demo world; our choice")
     workers: int = setting(8, laptop=1, help="processes that read audio; our choice")

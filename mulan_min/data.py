@@ -127,8 +127,7 @@ def read_clip_window(recording, seconds, sample_rate, place):
     clip = clip_seconds(recording)
     start = recording.start + place * max(0.0, clip - seconds)
     wave = audio.read_window(recording.audio, start, min(seconds, clip), sample_rate)
-    missing = round(seconds * sample_rate) - len(wave)
-    return np.pad(wave, (0, missing)) if missing else wave
+    return audio.pad_to(wave, round(seconds * sample_rate))
 
 
 class Batches(Dataset):

@@ -187,10 +187,10 @@ def _plan_piece(id, split, genre, lead, rng):
     bpm = round(low + (high - low) * float(np.clip(rng.normal(MOODS[mood].tempo, 0.22), 0, 1)), 1)
     density = str(rng.choice(FAMILIES["density"]))
     players = [name for name in recipe.backing.split(",") if name != lead]
-    layers = 1 if density == "busy" else int(rng.random() < 0.5)
+    count = 1 if density == "busy" else int(rng.random() < 0.5)
     return Piece(
         id=id, split=split, seed=int(rng.integers(2**31)), genre=genre, lead=lead,
-        backing=tuple(str(name) for name in rng.choice(players, layers, replace=False)), mood=mood,
+        backing=tuple(str(name) for name in rng.choice(players, count, replace=False)), mood=mood,
         tempo="slow" if bpm < SLOW_BELOW else "fast" if bpm >= FAST_FROM else "mid-tempo", bpm=bpm,
         density=density,
         production=str(rng.choice(FAMILIES["production"], p=[0.4, 0.3, 0.3])), key=int(rng.integers(12)),
@@ -201,7 +201,6 @@ def _plan_piece(id, split, genre, lead, rng):
 
 SCALES = {"major": (0, 2, 4, 5, 7, 9, 11), "minor": (0, 2, 3, 5, 7, 8, 10),
           "dreamy major": (0, 2, 4, 6, 7, 9, 11), "tense minor": (0, 1, 3, 5, 7, 8, 11)}   # semitones
-SUSTAINING = {"organ", "accordion", "violin", "flute", "clarinet", "trumpet", "synthesizer", "choir"}
 RINGING = {"harp", "vibraphone", "bells"}   # nobody damps them: notes overlap
 # What a lead that can play chords adds below its melody, in steps of the scale.
 CHORDAL = {"piano": (7,), "organ": (2, 4), "accordion": (2,), "harp": (2, 4, 7), "vibraphone": (2,),
@@ -300,16 +299,13 @@ def _play_lead(song, stem, rng):
 
 
 def _play_backing(song, stem, rng):
-    """The first instrument plays the genre's accompaniment, the second holds chords or breaks them."""
-    for layer, name in enumerate(song.piece.backing):
+    """Each instrument plays the genre's accompaniment."""
+    for name in song.piece.backing:
         variant, low = int(rng.integers(VARIANTS)), LOWEST[name] + int(rng.integers(0, 6))
         gain = 0.45 * 10 ** (rng.normal(0, 1.5) / 20)
-        pattern = song.recipe.comp
-        if layer == 1:
-            pattern = "C" + "." * (song.steps - 1) if name in SUSTAINING else "a.a." * song.piece.meter
         for bar in range(song.bars):
             chord = song.chord(bar, low)
-            for count, (symbol, start, length) in enumerate(_strokes(song, bar, pattern)):
+            for count, (symbol, start, length) in enumerate(_strokes(song, bar, song.recipe.comp)):
                 if symbol == "a":
                     pitch = chord[count % len(chord)] + 12 * (count % 4 == 3)
                     _play(stem, note(name, variant, pitch), start, length * 1.5, gain)

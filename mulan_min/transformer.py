@@ -91,9 +91,9 @@ class Block(nn.Module):
 def init_weights(module: nn.Module) -> None:
     """For module.apply(): matrices and kernels normal with variance 1 / inputs, tables with sd 0.02, biases zero.
 
-    BERT and ViT use sd 0.02 throughout, which suits width 768. At the laptop's width 192 it makes every block pass
-    on next to nothing: the mean cosine between the embeddings of two texts is then 0.9994 at the start, with 1 /
-    inputs 0.95 (our choice; alone it does not keep training from staying at chance). LayerNorm keeps its ones and zeros.
+    BERT and ViT use sd 0.02 throughout, which suits width 768. At the laptop's widths it makes every block pass on
+    next to nothing, so that the embeddings of two texts are almost the same at the start; with 1 / inputs they are
+    less so (our choice; alone it does not keep training from staying at chance). LayerNorm keeps its ones and zeros.
     """
     if isinstance(module, (nn.Linear, nn.Conv2d)):
         nn.init.trunc_normal_(module.weight, std=module.weight[0].numel() ** -0.5, a=-1.0, b=1.0)

@@ -180,7 +180,7 @@ def test_mood_and_density_cues():
         energetic, calm = (render(replace(piece, mood=mood, mode="major")) for mood in ("energetic", "calm"))
         brighter.append(centroid(energetic) > centroid(calm))
         busy, sparse = (onsets(render(replace(piece, production="dry", density=name, backing=backing)))
-                        for name, backing in (("busy", ("piano", "harp")), ("sparse", ())))
+                        for name, backing in (("busy", ("piano",)), ("sparse", ())))
         busier.append(busy > sparse)
     assert np.mean(brighter) >= 0.9 and np.mean(busier) >= 0.8
 
@@ -206,7 +206,7 @@ def test_recipes_fit_their_bar(genre):
     patterns = recipe.drums.split()[1::2] + recipe.bass.split()[1:] + [recipe.comp]
     assert {len(pattern) for pattern in patterns} == {steps}
     backing = recipe.backing.split(",")
-    assert set(backing) <= set(FAMILIES["instrument"]) and len(backing) >= 3   # two are left beside any lead
+    assert set(backing) <= set(FAMILIES["instrument"]) and len(backing) >= 3   # a choice is left beside any lead
 
 
 def test_gallery(tmp_path):

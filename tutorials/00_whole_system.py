@@ -257,7 +257,7 @@ for axis, logits, title in zip(axes, (before, after[0]), ("before training", "af
     axis.set(title=title, xlabel="text", ylabel="recording")
 figure.colorbar(picture, ax=axes[:2], shrink=0.8, label="logit, rows and columns centred")
 for values, name in ((positive, "own text"), (negative, "another's text")):
-    axes[2].hist(values, bins=np.linspace(-5, 6, 45), density=True, alpha=0.6, label=name)
+    axes[2].hist(values, bins=np.linspace(-6, 10, 65), density=True, alpha=0.6, label=name)
 axes[2].set(title=f"after training, {len(after)} batches", xlabel="logit", ylabel="density")
 axes[2].legend()
 plt.show()
