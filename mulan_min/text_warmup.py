@@ -29,7 +29,7 @@ def word_shares(tokenizer, texts):
 
 def warm_up_text(model, groups, config, device, say=print):
     """Trains model.text for `text_warmup` steps; `groups` holds one list of texts (str) for each recording. The linear layer
-    is thrown away."""
+    is thrown away. Keeps recordings x vocabulary float32 in memory."""
     steps, optim = config.text.text_warmup, config.optim
     shares = torch.stack([word_shares(model.tokenizer, texts) for texts in groups])         # (recordings, V)
     usual = shares.mean(0)
