@@ -30,7 +30,7 @@ class FrontEnd:
     sample_rate: int = setting(16000, help="Hz; paper")
     seconds: float = setting(10.0, help="length of a training window; paper")
     n_mels: int = setting({"ast": 128, "resnet50": 64}, help="mel bands; paper")
-    hop: float = setting(0.010, laptop={"ast": 0.020, "resnet50": 0.030}, help="s between frames; paper 10 ms")
+    hop: float = setting(0.010, laptop={"ast": 0.020, "resnet50": 0.040}, help="s between frames; paper 10 ms")
     dialect: str = setting({"ast": "ast", "resnet50": "ours"}, laptop="ours", help="ours | ast; our choice")
     mel_mean: float = setting({"ast": -4.2677393, "resnet50": -0.75}, laptop={"ast": -1.75, "resnet50": -0.75},
                               help="log units; AST | measured on the demo world")
@@ -38,7 +38,7 @@ class FrontEnd:
                              help="log units; AST | measured on the demo world")
     freq_mask: int = setting({"ast": 48, "resnet50": 16}, laptop={"ast": 24, "resnet50": 8}, smoke=8,
                              help="widest SpecAugment band in mels; AST | our choice")
-    time_mask: int = setting({"ast": 192, "resnet50": 192}, laptop={"ast": 75, "resnet50": 50}, smoke=50,
+    time_mask: int = setting({"ast": 192, "resnet50": 192}, laptop={"ast": 75, "resnet50": 38}, smoke=38,
                              help="longest SpecAugment gap in frames; AST | our choice")
 
 
@@ -71,8 +71,8 @@ class TextTower:
 @dataclass
 class Joint:
     dim: int = setting(128, help="size of the shared space; paper")
-    temperature: float = setting(0.1, laptop=0.15, help="start of tau; our choice")
-    temperature_floor: float = setting(0.02, laptop=0.1, help="tau stays in [floor, 1]; paper (0, 1], the floor is ours")
+    temperature: float = setting(0.1, laptop=0.12, help="start of tau; our choice")
+    temperature_floor: float = setting(0.02, laptop=0.07, help="tau stays in [floor, 1]; paper (0, 1], the floor is ours")
 
 
 @dataclass
@@ -87,8 +87,8 @@ class Data:
 @dataclass
 class Optimisation:
     batch_size: int = setting({"ast": 5120, "resnet50": 6144}, laptop=96, smoke=12, help="clips a step; paper")
-    steps: int = setting(100000, laptop=640, smoke=12, help="our choice")
-    lr: float = setting(1e-4, laptop={"ast": 1e-3, "resnet50": 3e-3}, help="peak rate of the audio tower; our choice")
+    steps: int = setting(100000, laptop={"ast": 640, "resnet50": 740}, smoke=12, help="our choice")
+    lr: float = setting(1e-4, laptop={"ast": 2e-3, "resnet50": 3e-3}, help="peak rate of the audio tower; our choice")
     text_lr: float = setting(1e-4, laptop=2.5e-4, help="peak rate of the text tower; our choice")
     warmup: float = setting(0.05, laptop=0.1, help="share of the steps with rising rate; our choice")
     weight_decay: float = setting(0.01, laptop=0.05, help="not on norms, biases, embeddings of position; our choice")
@@ -96,7 +96,7 @@ class Optimisation:
     precision: str = setting("auto", help="auto | bf16 | fp32; auto measures which is faster; our choice")
     seed: int = setting(0, help="of weights, batches and masks")
     log_every: int = setting(50, laptop=20, smoke=4, help="steps")
-    valid_every: int = setting(1000, laptop=320, smoke=6, help="steps; a checkpoint is saved then as well")
+    valid_every: int = setting(1000, laptop=370, smoke=6, help="steps; a checkpoint is saved then as well")
 
 
 @dataclass

@@ -29,7 +29,7 @@ try:
 except ImportError:   # Windows: no lock, so two makings at once both work and the first to finish is kept
     fcntl = None
 
-RECIPE = 4   # raise it when the same settings would give another world, so that old ones are not reused
+RECIPE = 5   # raise it when the same settings would give another world, so that old ones are not reused
 
 
 def make_world(folder, recordings=4400, seed=0, seconds=12.0, workers=None, progress=True):

@@ -1,7 +1,7 @@
 """People's words about the demo world's pieces: titles, tags, comments, playlists and class labels.
 
 Everything is drawn from the tables below and is true of the piece, but for the comments that are not about
-music. A label is said in its own word about half of the time; the other wordings and the facets (phrases for
+music. A slot takes a label's own word three times in four; the other wordings and the facets (phrases for
 what the label sounds like) are how a text tower learns that "three beats to the bar" and "waltz" belong
 together. All of it is our choice; the paper's texts are titles, tags, comments and playlist names of the web.
 """
@@ -371,11 +371,11 @@ def triplets(collection, seed=0):
 
 
 def _slots(piece):
-    """-> {slot: phrases true of the piece}; a label's own word is there as often as its other wordings."""
+    """-> {slot: phrases true of the piece}; a label's own word is there three times as often as its other wordings."""
     slots = {name: _split(options, ",") for name, options in _FILLERS.items()}
     for slot in ("genre", "lead", "mood", "tempo", "density", "production"):
         label = getattr(piece, slot)
-        slots[slot] = [label] * (len(WORDINGS[label]) - 2) + list(WORDINGS[label])
+        slots[slot] = [label] * (3 * len(WORDINGS[label]) - 4) + list(WORDINGS[label])
         slots[slot + "_f"] = FACETS[label]
     slots["style"] = [piece.genre]
     slots["backing"] = [word for label in piece.backing for word in (label, *WORDINGS[label])]

@@ -99,6 +99,15 @@ def test_every_label_has_three_trained_wordings_and_is_said_plainly_most(written
         assert said[label, label] > max(others), label
 
 
+def test_a_slot_takes_the_plain_word_three_times_in_four(written):
+    for piece, _, _ in written[:40]:
+        slots = synth_words._slots(piece)
+        for slot in ("genre", "lead", "mood", "tempo", "density", "production"):
+            label = getattr(piece, slot)
+            assert slots[slot].count(label) == 0.75 * len(slots[slot])
+            assert set(slots[slot]) == set(synth_words.WORDINGS[label])
+
+
 def test_held_out_synonyms_are_in_no_text(written, test_pieces):
     everything = [text for _, sources, _ in written for texts in sources.values() for text in texts]
     playlists = synth_words.playlists(test_pieces)
