@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import time
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
@@ -21,12 +22,13 @@ from tqdm import tqdm
 
 from mulan_min import checkpoint
 from mulan_min.config import UserError, config_from_dict, parse_ratio, parser, resolve, run_script, to_json
+from mulan_min.audio import AudioError
 from mulan_min.data import Batches, check_lost, loader, read_clip_window, read_collection, shuffle_pairs
 from mulan_min.demo_world import make_world
 from mulan_min.loss import chance_loss, clamp_temperature, cmc_loss
 from mulan_min.mulan import MuLan, default_device
 from mulan_min.text_warmup import warm_up_text
-from mulan_min.wordpiece import train_wordpiece
+from mulan_min.wordpiece import load_wordpiece, save_wordpiece, train_wordpiece
 
 VALID_RECORDINGS = 256                       # at most so many are embedded to validate; our choice
 FREE_TO_CHANGE = ("workers", "log_every")    # settings that may differ after --resume: the weights do not depend on them
@@ -44,7 +46,7 @@ def main(argv=None):
         folder = Path(f"data/demo-{config.data.demo_recordings}")
         config.data.data = [str(make_world(folder, recordings=config.data.demo_recordings))]
     recordings = read_collection(config.data.data, "train")
-    valid = read_collection(config.data.data, "valid")[:VALID_RECORDINGS]
+    valid = choose_valid(read_collection(config.data.data, "valid"), config)
     if config.data.shuffle_pairs:
         recordings = shuffle_pairs(recordings, config.optim.seed)
 
@@ -54,7 +56,10 @@ def main(argv=None):
         model = MuLan.from_state(state, run / "last.pt")
     else:
         texts = [[text for source in parse_ratio(config.data.ratio) for text in r.text.get(source, [])] for r in recordings]
-        model = MuLan(config, train_wordpiece(chain.from_iterable(texts), config.text.vocab_size))
+        text = config.text
+        tokenizer = load_wordpiece(text.vocab) if text.vocab else train_wordpiece(chain.from_iterable(texts), text.vocab_size)
+        model = MuLan(config, tokenizer)
+    batches = Batches(recordings, config, model.tokenizer)
     model.to(device).train()
     if config.text.text_warmup and not state:
         warm_up_text(model, [group for group in texts if group], config, device, say)
@@ -63,9 +68,10 @@ def main(argv=None):
     if state:
         optimizer.load_state_dict(state["optimizer"])
         step, best, elapsed = state["step"], state["best"], state["seconds"]
-    batches = Batches(recordings, config, model.tokenizer)
+    else:
+        clear(run)
     (run / "config.json").write_text(to_json(config))
-    model.tokenizer.save(str(run / "tokenizer.json"))
+    save_wordpiece(model.tokenizer, run / "tokenizer.json")
     metrics = reopen_metrics(run / "metrics.jsonl", step)
 
     def save(name):
@@ -77,7 +83,7 @@ def main(argv=None):
     parameters = [sum(p.numel() for p in tower.parameters()) / 1e6 for tower in (model.audio, model.text)]
     say(f"{config.tower.audio} {parameters[0]:.1f} M + bert {parameters[1]:.1f} M parameters on {device} in {optim.precision}; "
         f"{len(recordings)} recordings, {optim.steps} steps of {size} clips; chance loss {chance_loss(size):.3f}")
-    lost, waited, began = set(), 0.0, time.perf_counter()
+    lost, waited, began = {}, 0.0, time.perf_counter()
     bar = tqdm(total=optim.steps, initial=step, unit="step", disable=not sys.stderr.isatty(), dynamic_ncols=True)
     with stop_requested() as stop, bar:
         stream = iter(loader(batches, step, config.data.workers))
@@ -86,9 +92,9 @@ def main(argv=None):
             asked = time.perf_counter()
             batch = next(stream)
             waited += time.perf_counter() - asked
-            for message in set(batch["lost"]) - lost:
-                say(f"left out: {message}")
-                lost.add(message)
+            for name in batch["lost"].keys() - lost.keys():
+                say(f"left out: {name}: {batch['lost'][name]}")
+                lost[name] = batch["lost"][name]
             check_lost(lost, len(recordings))
 
             # One step. The random state (dropout, masks) is a function of the seed and the step, as the batch is.
@@ -138,7 +144,7 @@ def main(argv=None):
             say(f"stopped after step {step}, saved {run / 'last.pt'}; go on with --resume --run {run}")
     metrics.close()
     if step == optim.steps:
-        say(f"done in {elapsed:.0f} s, best validation AUC {best:.3f}, {len(lost)} recordings left out; now: "
+        say(f"done, {elapsed:.0f} s of training steps, best validation AUC {best:.3f}, {len(lost)} recordings left out; now: "
             f"python eval.py --task all --run {run}")
     return model
 
@@ -160,11 +166,15 @@ def start(run, typed, overwrite, device):
         raise UserError(f"{run} holds a run already: go on with --resume, choose another --run, or throw it away with --overwrite")
     try:
         run.mkdir(parents=True, exist_ok=True)
-        for name in ("last.pt", "best.pt", "metrics.jsonl"):
-            (run / name).unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"{run}: cannot be used as run folder ({error})") from error
     return config, None
+
+
+def clear(run):
+    """Removes what an earlier run left in the folder, figures of its evaluation too."""
+    for path in [run / "last.pt", run / "best.pt", run / "metrics.jsonl", *(run / "eval").glob("*.json")]:
+        path.unlink(missing_ok=True)
 
 
 def reopen(run, typed, overwrite, device):
@@ -207,19 +217,37 @@ def faster_precision(device):
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
     seconds = {}
-    for dtype in (torch.float32, torch.bfloat16):
+    for dtype in (torch.float32, torch.bfloat16) * 9:      # the fastest of nine: other programs may be running
         a = torch.ones(512, 512, dtype=dtype)
         a @ a
         began = time.perf_counter()
-        for _ in range(5):
-            a @ a
-        seconds[dtype] = time.perf_counter() - began
+        a @ a
+        seconds[dtype] = min(seconds.get(dtype, math.inf), time.perf_counter() - began)
     return "bf16" if seconds[torch.bfloat16] < 0.8 * seconds[torch.float32] else "fp32"
 
 
 def recall_at_1(audio, text):
     """Share of the batch whose recording is nearest to its own text."""
     return (audio @ text.T).argmax(dim=1).eq(torch.arange(len(audio), device=audio.device)).float().mean().item()
+
+
+def choose_valid(recordings, config):
+    """VALID_RECORDINGS or fewer, spread over the collections, that can be read and have text of a source in use. Raises
+    UserError when fewer than two are left, since each is compared with the others."""
+    front, ratio, chosen = config.front, parse_ratio(config.data.ratio), []
+    recordings = [replace(r, text={source: r.text[source] for source in ratio if source in r.text}) for r in recordings]
+    recordings = [r for r in recordings if r.text]
+    count = min(len(recordings), VALID_RECORDINGS)
+    for r in (recordings[i * len(recordings) // count] for i in range(count)):
+        try:
+            read_clip_window(r, front.seconds, front.sample_rate, 0.5)
+            chosen.append(r)
+        except AudioError as error:
+            say(f"left out of validation: {r.id}: {error}")
+    if len(chosen) < 2:
+        raise UserError(f"{', '.join(config.data.data)}: two or more recordings of split 'valid' with text and readable audio are "
+                        f"needed, not {len(chosen)}")
+    return chosen
 
 
 def validate(model, recordings):
@@ -232,13 +260,20 @@ def validate(model, recordings):
     scores = model.embed_text([text for _, text in pairs]) @ audio.T                # (texts, recordings)
     own = scores.gather(1, owner[:, None])
     beaten = (scores < own).sum(1) + 0.5 * ((scores == own).sum(1) - 1)             # ties count half, but not itself
-    return (beaten / max(1, len(recordings) - 1)).mean().item()
+    return (beaten / (len(recordings) - 1)).mean().item()
 
 
 def reopen_metrics(path, step):
     """metrics.jsonl, cut back to what had happened by `step`."""
-    kept = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= step] if path.exists() else []
-    path.write_text("".join(line + "\n" for line in kept))
+    kept = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            if json.loads(line)["step"] > step:
+                break
+        except ValueError:      # a power cut may leave half a line
+            break
+        kept.append(line + "\n")
+    path.write_text("".join(kept))
     return open(path, "a")
 
 

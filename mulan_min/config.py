@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields
 
 PRESETS = ("paper", "laptop", "smoke")
 TOWERS = ("ast", "resnet50")
+PRECISIONS = ("auto", "bf16", "fp32")
 
 
 class UserError(Exception):
@@ -30,15 +31,16 @@ class FrontEnd:
     sample_rate: int = setting(16000, help="Hz; paper")
     seconds: float = setting(10.0, help="length of a training window; paper")
     n_mels: int = setting({"ast": 128, "resnet50": 64}, help="mel bands; paper")
-    hop: float = setting(0.010, laptop={"ast": 0.020, "resnet50": 0.040}, help="s between frames; paper 10 ms")
+    window: float = setting(0.025, laptop=0.050, help="s of sound in a frame; paper 25 ms")
+    hop: float = setting(0.010, laptop={"ast": 0.050, "resnet50": 0.040}, help="s between frames; paper 10 ms")
     dialect: str = setting({"ast": "ast", "resnet50": "ours"}, laptop="ours", help="ours | ast; our choice")
-    mel_mean: float = setting({"ast": -4.2677393, "resnet50": -0.75}, laptop={"ast": -1.75, "resnet50": -0.75},
+    mel_mean: float = setting({"ast": -4.2677393, "resnet50": -0.75}, laptop={"ast": -0.5, "resnet50": 0.6},
                               help="log units; AST | measured on the demo world")
     mel_std: float = setting({"ast": 4.5689974, "resnet50": 3.5}, laptop=3.5,
                              help="log units; AST | measured on the demo world")
     freq_mask: int = setting({"ast": 48, "resnet50": 16}, laptop={"ast": 24, "resnet50": 8}, smoke=8,
                              help="widest SpecAugment band in mels; AST | our choice")
-    time_mask: int = setting({"ast": 192, "resnet50": 192}, laptop={"ast": 75, "resnet50": 38}, smoke=38,
+    time_mask: int = setting({"ast": 192, "resnet50": 192}, laptop={"ast": 30, "resnet50": 38}, smoke=30,
                              help="longest SpecAugment gap in frames; AST | our choice")
 
 
@@ -46,22 +48,23 @@ class FrontEnd:
 class AudioTower:
     audio: str = setting("ast", help="ast | resnet50; paper has both")
     resnet_width: int = setting(64, laptop=16, smoke=4, help="channels of the stem; paper 64 (ResNet-50)")
-    ast_width: int = setting(768, laptop=192, smoke=32, help="paper")
-    ast_depth: int = setting(12, laptop=4, smoke=1, help="blocks; paper")
-    ast_heads: int = setting(12, laptop=3, smoke=2, help="paper")
+    ast_width: int = setting(768, laptop=192, smoke=32, help="paper 768; smaller ones our choice")
+    ast_depth: int = setting(12, laptop=4, smoke=1, help="blocks; paper 12; fewer our choice")
+    ast_heads: int = setting(12, laptop=3, smoke=2, help="paper 12; fewer our choice")
     patch_mels: int = setting(16, laptop=128, help="patch height; paper 16")
-    patch_frames: int = setting(16, laptop=5, help="patch length; paper 16")
+    patch_frames: int = setting(16, laptop=2, help="patch length; paper 16")
     stride_mels: int = setting(10, laptop=128, help="AST; the laptop's patches do not overlap: a spectrum each 100 ms")
-    stride_frames: int = setting(10, laptop=5, help="AST")
+    stride_frames: int = setting(10, laptop=2, help="AST")
     audio_dropout: float = setting(0.0, help="our choice")
 
 
 @dataclass
 class TextTower:
-    text_width: int = setting(768, laptop=128, smoke=32, help="paper (BERT base)")
+    text_width: int = setting(768, laptop=128, smoke=32, help="paper 768 (BERT base); smaller ones our choice")
     text_depth: int = setting(12, laptop=3, smoke=1, help="blocks; paper")
-    text_heads: int = setting(12, laptop=2, smoke=2, help="paper")
-    vocab_size: int = setting(30522, laptop=2000, smoke=500, help="WordPiece entries when trained here; BERT base")
+    text_heads: int = setting(12, laptop=2, smoke=2, help="paper 12; fewer our choice")
+    vocab: str = setting("", help="vocab.txt or tokenizer.json; none: trained on the training texts; our choice")
+    vocab_size: int = setting(30522, laptop=2000, smoke=500, help="WordPiece entries when trained here; BERT base has 30522")
     max_tokens: int = setting(512, laptop=64, help="longer texts are cut; paper 512")
     text_dropout: float = setting(0.1, laptop=0.0, help="BERT; five minutes are too short to need it")
     text_warmup: int = setting(0, laptop=600, smoke=4, help="steps of word prediction before training; our choice")
@@ -77,11 +80,11 @@ class Joint:
 
 @dataclass
 class Data:
-    data: list = setting([], help="manifest folder, may be repeated; default: the demo world, made in data/")
+    data: list = setting([], help="manifest folder, may be repeated; default: the demo world, made in data/; our choice")
     ratio: str = setting("sf=2,lf=2,pl=1,aset=1", help="share of each text source in every batch; paper")
     demo_recordings: int = setting(4400, smoke=72, help="size of the demo world; our choice")
     workers: int = setting(8, laptop=1, help="processes that read audio; our choice")
-    shuffle_pairs: bool = setting(False, help="control: give every recording another one's text")
+    shuffle_pairs: bool = setting(False, help="control: give every recording another one's text; our choice")
 
 
 @dataclass
@@ -91,12 +94,12 @@ class Optimisation:
     lr: float = setting(1e-4, laptop={"ast": 2e-3, "resnet50": 3e-3}, help="peak rate of the audio tower; our choice")
     text_lr: float = setting(1e-4, laptop=2.5e-4, help="peak rate of the text tower; our choice")
     warmup: float = setting(0.05, laptop=0.1, help="share of the steps with rising rate; our choice")
-    weight_decay: float = setting(0.01, laptop=0.05, help="not on norms, biases, embeddings of position; our choice")
+    weight_decay: float = setting(0.01, laptop=0.05, help="of matrices, kernels and tables, not of norms and biases; our choice")
     clip_norm: float = setting(1.0, help="largest gradient norm; our choice")
     precision: str = setting("auto", help="auto | bf16 | fp32; auto measures which is faster; our choice")
-    seed: int = setting(0, help="of weights, batches and masks")
-    log_every: int = setting(50, laptop=20, smoke=4, help="steps")
-    valid_every: int = setting(1000, laptop=370, smoke=6, help="steps; a checkpoint is saved then as well")
+    seed: int = setting(0, help="of weights, batches and masks; our choice")
+    log_every: int = setting(50, laptop=20, smoke=4, help="steps; our choice")
+    valid_every: int = setting(1000, laptop=370, smoke=6, help="steps; a checkpoint is saved then as well; our choice")
 
 
 @dataclass
@@ -170,9 +173,13 @@ def resolve(typed):
             if f.name in typed:
                 setattr(getattr(config, section), f.name, typed[f.name])
     for section, name, low in (("optim", "batch_size", 2), ("optim", "steps", 1), ("optim", "log_every", 1),
-                               ("optim", "valid_every", 1), ("data", "workers", 0), ("front", "seconds", 0.1)):
+                               ("optim", "valid_every", 1), ("data", "workers", 0), ("optim", "seed", 0), ("front", "seconds", 0.1)):
         if getattr(getattr(config, section), name) < low:
             raise UserError(f"--{name.replace('_', '-')} must be {low} or more")
+    if not 0 < config.front.hop <= config.front.window:
+        raise UserError(f"--hop {config.front.hop:g} must be above 0 and at most --window {config.front.window:g}, or sound is skipped")
+    if config.optim.precision not in PRECISIONS:
+        raise UserError(f"--precision {config.optim.precision} is not one of {', '.join(PRECISIONS)}")
     if not 0 < config.joint.temperature_floor <= config.joint.temperature <= 1:
         raise UserError("--temperature and --temperature-floor must satisfy 0 < floor <= temperature <= 1")
     parse_ratio(config.data.ratio)
@@ -199,6 +206,9 @@ def run_script(main):
         sys.exit(2)
     except BrokenPipeError:          # `python eval.py | head`
         sys.exit(0)
+    except KeyboardInterrupt:        # outside of the training loop, which saves
+        print("stopped", file=sys.stderr)
+        sys.exit(130)
 
 
 def to_json(config):

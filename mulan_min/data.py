@@ -140,7 +140,7 @@ class Batches(Dataset):
         self.sampler = Sampler(members, self.ratio, config.optim.batch_size, config.optim.seed)
         size = config.optim.batch_size
         self.slots = range(size * rank // world, size * (rank + 1) // world)
-        self.lost = {}                  # recording index -> why, found by this worker so far
+        self.lost = {}                  # recording id -> why, found by this worker so far
 
     def __len__(self):
         return self.config.optim.steps
@@ -153,38 +153,41 @@ class Batches(Dataset):
 
     def batch(self, step):
         plan = self.sampler.batch(step)
+        planned = {index for _, index in plan}
         waves, texts, ids = [], [], []
         for slot in self.slots:
             rng = np.random.default_rng((self.config.optim.seed, 2, step, slot))
             source, index = plan[slot]
-            wave, recording = self.read(source, index, rng.random())
+            wave, recording = self.read(source, index, rng.random(), planned)
             waves.append(torch.from_numpy(wave))
             texts.append(recording.text[source][rng.integers(len(recording.text[source]))])
             ids.append(recording.id)
         tokens, mask = encode(self.tokenizer, texts, self.config.text.max_tokens)
         return {"waves": torch.stack(waves), "tokens": tokens, "mask": mask, "ids": ids,
-                "lost": [f"{self.recordings[i].id}: {why}" for i, why in self.lost.items()]}
+                "lost": dict(self.lost)}
 
-    def read(self, source, index, place):
-        """(window, recording): of the one asked for, or of its source's next one that can be read."""
+    def read(self, source, index, place, planned):
+        """(window, recording): of the one asked for, or of its source's next one that can be read and is not `planned` for
+        this batch anyway. What was unreadable before is tried again, for a damaged file may have good windows and the
+        batch must not depend on what this worker has met."""
         front, members = self.config.front, self.sampler.members[source]
-        first = int(np.searchsorted(members, index))
-        for turn in range(len(members)):
-            index = int(members[(first + turn) % len(members)])
-            if index in self.lost:
+        first, count = int(np.searchsorted(members, index)), len(members)
+        for turn in range(2 * count):      # all that are not planned, then the others too
+            index = int(members[(first + turn) % count])
+            if turn and (index in planned) == (turn < count):
                 continue
+            recording = self.recordings[index]
             try:
-                recording = self.recordings[index]
                 return read_clip_window(recording, front.seconds, front.sample_rate, place), recording
             except audio.AudioError as error:
-                self.lost[index] = str(error)
+                self.lost.setdefault(recording.id, str(error))
         raise UserError(f"no recording of source '{source}' can be read; the first: {next(iter(self.lost.values()))}")
 
 
 def check_lost(lost, total):
-    """Stops a run that loses more than LOST_SHARE of its `total` recordings; `lost` is the set of their messages."""
+    """Stops a run that loses more than LOST_SHARE of its `total` recordings; `lost` is {id: why}."""
     if len(lost) > LOST_SHARE * total:
-        listed = "; ".join(sorted(lost)[:20]) + ("; ..." if len(lost) > 20 else "")
+        listed = "; ".join(sorted(lost.values())[:20]) + ("; ..." if len(lost) > 20 else "")
         raise UserError(f"{len(lost)} of {total} recordings cannot be read, more than {LOST_SHARE:.0%}: {listed}")
 
 

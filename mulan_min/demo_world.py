@@ -184,7 +184,10 @@ def main(argv=None):
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args(argv)
     try:
-        print(make_world(arguments.folder, arguments.recordings, arguments.seed))
+        began = time.perf_counter()
+        folder = make_world(arguments.folder, arguments.recordings, arguments.seed)
+        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        print(f"{folder}: {arguments.recordings} recordings, {size / 1e6:.0f} MB, {time.perf_counter() - began:.0f} s")
     except UserError as error:
         parser.exit(2, f"error: {error}\n")
 

@@ -1,7 +1,4 @@
-"""Music of your own, and public datasets, to manifest folders: python -m mulan_min.importers folder MUSIC OUT
-
-Each dataset is one function that writes a manifest and returns its statistics, and one subcommand in `main`.
-"""
+"""Music of your own to a manifest folder: python -m mulan_min.importers folder MUSIC OUT"""
 
 import argparse
 import json
@@ -58,9 +55,13 @@ class Track:
 
     @property
     def group(self) -> str:
-        """What must not be on both sides of a split: the album, whatever the disc, or else the folders."""
+        """The album, whatever the disc, or else the folders."""
         album = re.sub(r"\W*\b(cd|dis[ck]|vol(ume)?)\b\W*\d+\W*$", "", self.album.lower())
-        return album or "/" + "/".join(self.folders)
+        return album or self.folder
+
+    @property
+    def folder(self) -> str:
+        return "/" + "/".join(self.folders)
 
 
 def clean(text: str) -> str:
@@ -118,6 +119,22 @@ def distinct(texts) -> list[str]:
     return list(found.values())
 
 
+def joined_groups(tracks: list[Track]) -> list[str]:
+    """A group for each track, such that neither an album nor a folder with untagged tracks is in two of them."""
+    leader = {}
+
+    def find(name):
+        while leader.setdefault(name, name) != name:
+            name = leader[name]
+        return name
+
+    untagged = {track.folder for track in tracks if track.group == track.folder}
+    for track in tracks:
+        if track.folder in untagged:
+            leader[find(track.group)] = find(track.folder)
+    return [find(track.group) for track in tracks]
+
+
 def split_groups(groups: list[str], test_share: float, seed: int) -> list[str]:
     """Each track's group -> its split, the same for a whole group; valid gets half of the test share.
 
@@ -148,14 +165,17 @@ def playlists(tracks: list[Track]) -> list[dict]:
     for same in titles.values():  # tracks of the same title answer the same query
         if same[0].title:
             description = ", ".join(distinct(text for track in same for text in (track.artist, track.album)))
-            rows.append({"set": "track", "title": same[0].title, "description": description,
-                         "tracks": [track.id for track in same]})  # fmt: skip
+            rows.append(query("track", same[0].title, description, same))
     for same in albums.values():
         title = same[0].album or " ".join(same[0].folders[:1])
         if title and 2 <= len(same) < len(tracks):
-            rows.append({"set": "album", "title": title, "tracks": [track.id for track in same],
-                         "description": ", ".join(distinct(track.artist for track in same))})  # fmt: skip
+            rows.append(query("album", title, ", ".join(distinct(track.artist for track in same)), same))
     return rows
+
+
+def query(kind: str, title: str, description: str, tracks: list[Track]) -> dict:
+    row = {"set": kind, "title": title, "description": description, "tracks": [track.id for track in tracks]}
+    return row if description else {key: value for key, value in row.items() if key != "description"}
 
 
 def write_jsonl(path: Path, rows: list[dict]) -> None:
@@ -205,7 +225,7 @@ def import_folder(music, out, seed=0, test_share=0.2, min_seconds=10.0, check=Fa
     if not tracks:
         counts = ", ".join(f"{len(names)} {reason}" for reason, names in left_out.items())
         raise UserError(f"{music}: nothing to import of {len(files)} music files ({counts})")
-    groups = [track.group for track in tracks]
+    groups = joined_groups(tracks)
     by_album = len(set(groups)) >= 3  # fewer cannot fill three splits
     splits = split_groups(groups if by_album else [track.id for track in tracks], test_share, seed)
     rows = []

@@ -32,7 +32,8 @@ class AudioTower(nn.Module):
         super().__init__()
         front, tower = config.front, config.tower
         self.front = front
-        self.mel = LogMel(front.n_mels, front.dialect, front.sample_rate, hop=front.hop, mean=front.mel_mean, std=front.mel_std)
+        self.mel = LogMel(front.n_mels, front.dialect, front.sample_rate, front.window, front.hop,
+                          mean=front.mel_mean, std=front.mel_std)
         if tower.audio == "resnet50":
             self.net = ResNet50(tower.resnet_width)
             width = 32 * tower.resnet_width

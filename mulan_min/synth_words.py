@@ -1,8 +1,8 @@
 """People's words about the demo world's pieces: titles, tags, comments, playlists and class labels.
 
 Everything is drawn from the tables below and is true of the piece, but for the comments that are not about
-music. A slot takes a label's own word three times in four; the other wordings and the facets (phrases for
-what the label sounds like) are how a text tower learns that "three beats to the bar" and "waltz" belong
+music. Of the words that may fill a label's slot three in four are its own; the other wordings and the facets
+(phrases for what the label sounds like) are how a text tower learns that "three beats to the bar" and "waltz" belong
 together. All of it is our choice; the paper's texts are titles, tags, comments and playlist names of the web.
 """
 

@@ -307,7 +307,11 @@ def read_rows(path, texts, optional=()):
     if not path.is_file():
         raise MissingData(f"{path}: no such file")
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines: JSON may hold U+2028
+    except ValueError as error:
+        raise UserError(f"{path}: not UTF-8 ({error})") from None
+    for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:

@@ -1,4 +1,5 @@
 """Settings: every field in every preset, the command line, and the way to a checkpoint and back."""
+import re
 from dataclasses import fields
 
 import pytest
@@ -27,7 +28,7 @@ def test_every_field_has_a_value_of_its_type_in_every_preset_and_says_where_it_c
                 for f in fields(cls):
                     value = getattr(getattr(config, section), f.name)
                     assert isinstance(value, f.type), (name, f.name, value)
-                    assert f.metadata["help"]
+                    assert re.search("paper|our choice|AST|BERT|DeiT|measured", f.metadata["help"]), f.name
     names = [f.name for _, cls in sections() for f in fields(cls)]
     assert len(names) == len(set(names))      # one flag each
 
@@ -44,6 +45,7 @@ def test_the_user_goes_before_the_preset():
 @pytest.mark.parametrize("typed, field", [
     ({"batch_size": 1}, "--batch-size"), ({"steps": 0}, "--steps"), ({"workers": -1}, "--workers"),
     ({"temperature": 0.001}, "--temperature"), ({"temperature_floor": 0.0}, "--temperature-floor"),
+    ({"hop": 0.0}, "--hop"), ({"hop": 0.06}, "--hop 0.06 .*--window"), ({"precision": "bfloat16"}, "--precision"), ({"seed": -1}, "--seed"),
     ({"ratio": "sf:2"}, "--ratio"), ({"ratio": "sf=0"}, "--ratio"), ({"ratio": "sf=-1,lf=2"}, "--ratio"),
 ])
 def test_values_that_cannot_be(typed, field):
@@ -68,6 +70,15 @@ def test_a_user_error_is_one_line_and_exit_code_2(capsys):
     with pytest.raises(SystemExit) as stop:
         run_script(main)
     assert stop.value.code == 2 and capsys.readouterr().err == "error: file x: field y; do z\n"
+
+
+def test_ctrl_c_outside_of_training_is_one_line(capsys):
+    def main(argv):
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as stop:
+        run_script(main)
+    assert stop.value.code == 130 and capsys.readouterr().err == "stopped\n"
 
 
 def test_a_source_of_share_0_is_left_out():

@@ -122,13 +122,38 @@ def test_unreadable_recordings_are_replaced_and_named(tmp_path):
         assert len(item["waves"]) == 6 and torch.isfinite(item["waves"]).all()
         seen |= set(item["ids"])
     assert seen == {row["id"] for row in rows} - {"r3", "r5"}
-    lost = set(batches[39]["lost"])
-    assert len(lost) == 2 and any("3.wav" in m for m in lost) and any("5.wav: NaN" in m for m in lost)
+    lost = batches[39]["lost"]
+    assert lost.keys() == {"r3", "r5"} and "3.wav" in lost["r3"] and "5.wav: NaN" in lost["r5"]
     fresh = make_batches(tmp_path)[39]                                     # history does not change a batch
     assert fresh["ids"] == batches[39]["ids"] and torch.equal(fresh["waves"], batches[39]["waves"])
     with pytest.raises(UserError, match="2 of 8 recordings cannot be read, more than 1%.*3.wav"):
         check_lost(lost, 8)
     check_lost(lost, 200)
+
+
+def test_a_half_damaged_recording_is_the_same_whatever_was_read_before(tmp_path):
+    """Its last second is NaN: some windows are good, some are not, and a batch must not depend on which came first."""
+    make_folder(tmp_path, 8, 4.0)
+    sound, _ = soundfile.read(tmp_path / "3.wav", dtype="float32")
+    sound[-RATE:] = np.nan
+    soundfile.write(tmp_path / "3.wav", sound, RATE, subtype="FLOAT")
+    walked = make_batches(tmp_path)
+    forward = [walked[step] for step in range(40)]
+    assert forward[-1]["lost"].keys() == {"r3"} and any("r3" in item["ids"] for item in forward[20:])
+    for step in (39, 31, 20):
+        alone = make_batches(tmp_path)[step]
+        assert alone["ids"] == forward[step]["ids"] and torch.equal(alone["waves"], forward[step]["waves"])
+
+
+def test_a_replacement_is_not_in_the_batch_already(tmp_path):
+    """12 recordings, 6 in a batch: whatever replaces the damaged one, the batch still holds 6 different ones."""
+    make_folder(tmp_path, 12)
+    (tmp_path / "3.wav").write_bytes(b"this is not audio at all")
+    batches = make_batches(tmp_path)
+    planned = [[index for _, index in batches.sampler.batch(step)] for step in range(60)]
+    distinct = [step for step in range(60) if len(set(planned[step])) == 6]
+    assert sum(3 in planned[step] for step in distinct) > 10
+    assert all(len(set(batches[step]["ids"])) == 6 for step in distinct)
 
 
 def test_nothing_readable_is_one_line_even_from_a_worker(tmp_path):

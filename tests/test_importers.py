@@ -1,6 +1,7 @@
 import json
 import os
 from collections import defaultdict
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ import soundfile
 from mulan_min.config import UserError
 from mulan_min.data import read_manifest
 from mulan_min.importers import clean, clean_comment, clean_folder, clean_name, import_folder, main
-from mulan_min.importers import split_groups
+from mulan_min.importers import joined_groups, split_groups
+from mulan_min.tasks import read_rows
 
 
 def song(path, seconds=12.0, rate=8000, **tags):
@@ -101,6 +103,17 @@ def test_splits_are_deterministic_and_the_seed_moves_them(music, tmp_path):
     assert any(other != splits[0] for other in splits[2:])
 
 
+def test_untagged_files_stay_with_the_album_in_whose_folder_they_lie():
+    def track(folder, album):
+        return SimpleNamespace(folder="/" + folder, group=album or "/" + folder)
+
+    tracks = [track("a", "one"), track("a", ""), track("b", "one"), track("b", "two"), track("c", "three"), track("c", "four"),
+              track("d", ""), track("a/cd2", "one")]
+    groups = joined_groups(tracks)
+    assert len({groups[0], groups[1], groups[2], groups[7]}) == 1      # one album, with the untagged file beside it
+    assert len(set(groups)) == 5      # one; two; three; four: all of c is tagged; d
+
+
 def test_split_sizes():
     rng = np.random.default_rng(0)
     groups = [f"g{g}" for g in range(60) for _ in range(rng.integers(1, 12))]
@@ -133,7 +146,11 @@ def test_playlists_ask_for_test_tracks_by_title_and_album(music, tmp_path):
     assert {title: set(row["tracks"]) for title, row in by_title.items()} == titles  # the "two"s in one
     albums = [row for row in lists if row["set"] == "album"]
     assert albums and all(len(row["tracks"]) >= 2 and set(row["tracks"]) < test for row in albums)
-    assert all(set(row) == {"set", "title", "description", "tracks"} for row in lists)
+    assert all(set(row) - {"description"} == {"set", "title", "tracks"} for row in lists)
+    assert all(row["description"] for row in lists if "description" in row)      # loose files have nothing to say
+    assert any("description" not in row for row in lists)
+    for row in read_rows(tmp_path / "out" / "playlists.jsonl", texts=("title",), optional=("description", "set")):
+        assert row[1] in lists      # as eval.py reads them
 
 
 def test_two_folders_name_playlists_and_descriptions_hold_artist_and_album(tmp_path):

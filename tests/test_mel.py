@@ -1,12 +1,14 @@
 import math
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from scipy import signal
 
-from mulan_min.config import UserError
+from mulan_min.audio import read_window
+from mulan_min.config import UserError, preset
 from mulan_min.mel import AST_MEAN, AST_STD, LogMel, filterbank, hertz_to_mel, mel_to_hertz
 
 RATE = 16000
@@ -53,22 +55,23 @@ def triangles(n_mels, n_fft, dialect, f_min=20.0, f_max=8000.0):
     return bank
 
 
-def reference(x, n_mels, dialect):
+def reference(x, n_mels, dialect, length=400, hop=160, n_fft=512):
     """float64, frame by frame, for one waveform: (n_mels, frames)."""
     x = x.astype(np.float64)
     if dialect == "ast":
         x = x - x.mean()
     else:
-        x = np.concatenate([np.zeros(120), x, np.zeros(120)])
-    window = signal.get_window("hann", 400, fftbins=False)
+        silence = np.zeros((length - hop) // 2)
+        x = np.concatenate([silence, x, silence])
+    window = signal.get_window("hann", length, fftbins=False)
     columns = []
-    for begin in range(0, len(x) - 399, 160):
-        frame = x[begin : begin + 400]
+    for begin in range(0, len(x) - length + 1, hop):
+        frame = x[begin : begin + length]
         if dialect == "ast":
             frame = frame - frame.mean()
             frame = signal.lfilter([1, -0.97], [1], frame, zi=[-0.97 * frame[0]])[0]  # x[-1] is x[0]
-        power = np.abs(np.fft.fft(frame * window, 512)[:257]) ** 2
-        columns.append(power @ triangles(n_mels, 512, dialect))
+        power = np.abs(np.fft.fft(frame * window, n_fft)[: n_fft // 2 + 1]) ** 2
+        columns.append(power @ triangles(n_mels, n_fft, dialect))
     return np.log(np.maximum(np.stack(columns, 1), 1.192092955078125e-07 if dialect == "ast" else 1e-5))
 
 
@@ -79,6 +82,25 @@ def test_agrees_with_a_float64_reference(n_mels, dialect):
     assert ours.shape == expected.shape == (3, n_mels, 1000 if dialect == "ours" else 998)
     assert np.abs(ours - expected).max() < 1e-3
     assert expected.max() - expected.min() > 10  # the signals fill a wide range
+
+
+@pytest.mark.parametrize("audio", ["ast", "resnet50"])
+def test_the_laptops_windows_and_hops_agree_with_the_reference(audio):
+    front = preset("laptop", audio).front
+    length, hop = round(front.window * RATE), round(front.hop * RATE)
+    ours = LogMel(front.n_mels, window=front.window, hop=front.hop)(torch.from_numpy(CLIPS[:1]))[0].numpy()
+    expected = reference(CLIPS[0], front.n_mels, "ours", length, hop, 1024)
+    assert ours.shape == expected.shape == (front.n_mels, round(10 / front.hop))
+    assert np.abs(ours - expected).max() < 1e-3
+
+
+def test_recordings_agree_with_the_reference(small_world):
+    """Rendered music with drums, reverberation and hiss, read from its files."""
+    files = sorted(Path(small_world).glob("audio/*.flac"))[:60:12]
+    waves = np.stack([read_window(path, 1.0, 2.0) for path in files])
+    for dialect in ("ours", "ast"):
+        ours = LogMel(128, dialect)(torch.from_numpy(waves)).numpy()
+        assert np.abs(ours - np.stack([reference(x, 128, dialect) for x in waves])).max() < 1e-3
 
 
 @pytest.mark.parametrize("n_mels", [64, 128])

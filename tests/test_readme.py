@@ -133,14 +133,14 @@ def fixture_paths(commands):
 
 @pytest.fixture(scope="module")
 def fresh(tmp_path_factory, small_world):
-    """A checkout of what is in git, with the demo world in data/demo and no run yet."""
+    """A checkout of what is in git, with the smoke preset's demo world in data/ and no run yet."""
     folder = tmp_path_factory.mktemp("checkout")
     for path in tracked_files():
         if (ROOT / path).is_file() and not path.startswith("tests/"):
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / path, folder / path)
     (folder / "data").mkdir()
-    (folder / "data" / "demo").symlink_to(small_world)
+    (folder / "data" / "demo-72").symlink_to(small_world)
     return folder
 
 

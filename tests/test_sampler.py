@@ -77,6 +77,17 @@ def test_a_recording_occurs_once_in_a_batch_where_possible():
     assert plain > 200      # without trading there would be several in every batch: the test can fail
 
 
+def test_a_recording_rarely_occurs_twice_in_a_small_collection():
+    """105 tracks, of which 64 + 32 stand in each batch."""
+    members = {"sf": list(range(105)), "pl": list(range(105))}
+    sampler, twice, plain = Sampler(members, {"sf": 2, "pl": 1}, 96, seed=0), 0, 0
+    for step in range(100):
+        drawn = [recording for _, recording in sampler.batch(step)]
+        twice += 96 - len(set(drawn))
+        plain += 96 - len({sampler.slot(step * 96 + i)[1] for i in range(96)})
+    assert plain > 1500 and twice < 0.1 * plain
+
+
 def test_small_sources_repeat_rather_than_hang():
     sampler = Sampler({"sf": [0, 1], "lf": [0], "pl": [1], "aset": [0]}, PAPER, 12, seed=0)
     assert len(sampler.batch(5)) == 12

@@ -2,6 +2,7 @@
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -44,7 +45,7 @@ def whole(request, small_world, tmp_path_factory):
 
 
 def test_a_run_leaves_what_it_says(whole):
-    assert {p.name for p in whole.iterdir()} == {"config.json", "tokenizer.json", "metrics.jsonl", "last.pt", "best.pt"}
+    assert {p.name for p in whole.iterdir() if p.name != "eval"} == {"config.json", "tokenizer.json", "metrics.jsonl", "last.pt", "best.pt"}
     rows = [json.loads(line) for line in (whole / "metrics.jsonl").open()]
     steps = [row for row in rows if "loss" in row]
     assert [row["step"] for row in steps] == [4, 8, 12] and [row["step"] for row in rows if "valid_auc" in row] == [6, 12]
@@ -54,6 +55,35 @@ def test_a_run_leaves_what_it_says(whole):
         assert abs(row["loss"] - row["chance"]) < 3
     assert MuLan.load(whole).embed_text(["waltz"]).norm().item() == pytest.approx(1, abs=1e-6)
     assert json.loads((whole / "config.json").read_text())["optim"]["precision"] in ("bf16", "fp32")
+
+
+def test_the_log_says_whether_it_learns(small_world, tmp_path, capsys):
+    """In a pipe: plain lines, no progress bar; loss and R@1 beside what chance would give, and nothing hidden."""
+    smoke(small_world, tmp_path / "run")
+    printed = capsys.readouterr()
+    lines = [line for line in printed.out.splitlines() if re.match(r"step +\d+  loss", line)]
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
+    assert len(lines) == 3 and "\r" not in printed.out and "step" not in printed.err
+    for line, row in zip(lines, (row for row in rows if "loss" in row)):
+        assert f"loss {row['loss']:.3f} (chance 3.091)" in line and f"R@1 {row['r1']:.3f} (chance 0.083)" in line
+        assert all(name in line for name in ("tau ", "grad ", "clips/s", "data wait"))
+
+
+def test_recall_at_1_by_hand():
+    audio, text = torch.tensor([[1.0, 0], [0, 1.0], [0.6, 0.8]]), torch.tensor([[1.0, 0], [0.8, 0.6], [0.6, 0.8]])
+    assert train.recall_at_1(audio, text) == pytest.approx(2 / 3)      # nearest texts: 0, 2, 2
+
+
+def test_gradients_are_clipped(small_world, tmp_path, monkeypatch):
+    norms, step = [], torch.optim.AdamW.step
+
+    def watched(self, *args, **kwargs):
+        norms.append(torch.stack([p.grad.norm() for g in self.param_groups for p in g["params"] if p.grad is not None]).norm().item())
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", watched)
+    smoke(small_world, tmp_path / "run", "--clip-norm", "0.01", "--text-warmup", "0")
+    assert len(norms) == 12 and max(norms) == pytest.approx(0.01, rel=1e-3)      # some were larger before
 
 
 def interrupted(world, run, audio, monkeypatch, at, action):
@@ -71,6 +101,21 @@ def interrupted(world, run, audio, monkeypatch, at, action):
     except RuntimeError:
         pass
     monkeypatch.setattr(train, "clamp_temperature", clamp)
+
+
+def test_a_signal_to_the_whole_group_is_answered_by_the_trainer_alone(small_world, tmp_path):
+    """As a terminal's Ctrl-C or a scheduler's SIGTERM: the reading process gets it too, and must not tear down the batch."""
+    run = tmp_path / "run"
+    command = [sys.executable, ROOT / "train.py", "--preset", "smoke", "--data", small_world, "--run", run, "--workers", "1",
+               "--steps", "100000", "--log-every", "1", "--valid-every", "100000"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    for line in process.stdout:
+        if line.startswith("step     3"):
+            os.killpg(process.pid, signal.SIGTERM)
+            break
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0 and "Traceback" not in err and "stopped after step" in out
+    assert checkpoint.load(run / "last.pt")["step"] >= 3
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -121,6 +166,66 @@ def test_nothing_saved_is_lost_by_starting_again(whole, small_world):
     with pytest.raises(UserError, match="--lr 0.5 differs from the run's"):
         smoke(small_world, whole, "--audio", whole.name, "--resume", "--lr", "0.5")
     assert (whole / "last.pt").read_bytes() == before
+
+
+def test_overwrite_waits_until_the_new_run_can_begin_and_then_takes_old_figures_along(small_world, tmp_path):
+    run = tmp_path / "run"
+    smoke(small_world, run)
+    (run / "eval").mkdir()
+    (run / "eval" / "tagging.json").write_text("{}")
+    before = weights(run)
+    for wrong in (["--data", str(tmp_path / "typo")], ["--ratio", "sf=1,other=1"]):
+        with pytest.raises(UserError, match="typo|other"):
+            smoke(small_world, run, "--overwrite", *wrong)
+        assert same(weights(run), before) and (run / "eval" / "tagging.json").exists()
+    smoke(small_world, run, "--overwrite", "--seed", "1")
+    assert not same(weights(run), before) and not (run / "eval" / "tagging.json").exists()
+
+
+@pytest.fixture
+def own_world(small_world, tmp_path):
+    """The small world's manifest, to change: its rows and a function that writes them."""
+    rows = [json.loads(line) for line in open(Path(small_world) / "manifest.jsonl")]
+    for row in rows:
+        row["audio"] = str(Path(small_world) / row["audio"])
+    (tmp_path / "own").mkdir()
+
+    def write(changed):
+        (tmp_path / "own" / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in changed))
+        return str(tmp_path / "own")
+
+    return rows, write
+
+
+def test_a_source_nobody_has_is_told_before_the_text_warm_up(own_world, tmp_path, monkeypatch):
+    rows, write = own_world
+    monkeypatch.setattr(train, "warm_up_text", lambda *_: pytest.fail("warmed up first"))
+    for row in rows:
+        row["text"].pop("aset", None)
+    for ratio in (["--ratio", "sf=2,aset=1"], ["--ratio", "aset=1"]):
+        with pytest.raises(UserError, match="'aset' text|split 'valid' with text"):
+            smoke(write(rows), tmp_path / "run", *ratio)
+
+
+def test_validation_leaves_out_what_cannot_be_read_and_needs_two(own_world, tmp_path, capsys):
+    rows, write = own_world
+    valid = [row for row in rows if row["split"] == "valid"]
+    (tmp_path / "broken.flac").write_bytes(b"no music at all")
+    valid[0]["audio"] = str(tmp_path / "broken.flac")
+    smoke(write(rows), tmp_path / "run")
+    assert f"left out of validation: {valid[0]['id']}: " in capsys.readouterr().out
+    few = [row for row in rows if row["split"] != "valid"] + valid[:2]
+    with pytest.raises(UserError, match="own: two or more recordings of split 'valid'.*not 1"):
+        smoke(write(few), tmp_path / "other")
+
+
+def test_half_a_line_in_the_metrics_does_not_stop_a_resumed_run(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 4}\n{"step": 8}\n{"step": 12}\n{"st')
+    train.reopen_metrics(path, 12).close()
+    assert path.read_text() == '{"step": 4}\n{"step": 8}\n{"step": 12}\n'
+    train.reopen_metrics(path, 8).close()
+    assert path.read_text() == '{"step": 4}\n{"step": 8}\n'
 
 
 def test_bad_starts_are_one_line_and_exit_code_2(tmp_path):

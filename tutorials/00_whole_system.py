@@ -322,7 +322,7 @@ for sentence, label in (("an old, scratchy lo-fi tape", "lo-fi"), ("a sparse arr
 # %% [markdown]
 # ## 8. What the full size does
 #
-# That was a small world, light towers and a short training. `python train.py --audio resnet50` does the same with 2400
+# That was a small world, light towers and a short training. `python train.py --audio resnet50` does the same with 4400
 # recordings and all of `train.py`, and `python eval.py --task all` judges it by the paper's four tasks.
 
 # %%

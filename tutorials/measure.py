@@ -35,14 +35,14 @@ def run(*command):
     return time.perf_counter() - began
 
 
-def measure(audio, seed, control, more):
-    name = f"{audio}-{'control-' if control else ''}seed{seed}"
+def measure(audio, seed, control, label, more):
+    name = f"{label + '-' if label else ''}{audio}-{'control-' if control else ''}seed{seed}"
     command = ["train.py", "--audio", audio, "--seed", str(seed), "--run", f"runs/{name}", "--overwrite", *more]
     train_seconds = run(*command, *(["--shuffle-pairs"] if control else []))
     eval_seconds = run("eval.py", "--task", "all", "--run", f"runs/{name}")
     tasks = {path.stem: json.loads(path.read_text()) for path in sorted(Path(f"runs/{name}/eval").glob("*.json"))}
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    row = {"command": "python " + " ".join(command), "audio": audio, "seed": seed, "control": control, "commit": commit,
+    row = {"command": "python " + " ".join(command), "label": label, "audio": audio, "seed": seed, "control": control, "commit": commit,
            "hardware": hardware(), "train_seconds": round(train_seconds), "eval_seconds": round(eval_seconds),
            "figures": {f"{task}, {group}, {metric}": {"value": figure["value"], "chance": figure["chance"]}
                        for task, result in tasks.items() for group, content in result["collections"][0]["sets"].items()
@@ -56,7 +56,7 @@ def table():
     rows, runs, chance = defaultdict(dict), defaultdict(list), {}
     for path in sorted(RESULTS.glob("*.json")):
         row = json.loads(path.read_text())
-        column = row["audio"] + (" control" if row["control"] else "")
+        column = f"{row.get('label', '')} {row['audio']}".strip() + (" control" if row["control"] else "")
         runs[column].append(row)
         for name, figure in row["figures"].items():
             rows[name].setdefault(column, []).append(figure["value"])
@@ -80,10 +80,11 @@ if __name__ == "__main__":
     parser.add_argument("--audio", choices=("ast", "resnet50"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--control", action="store_true", help="train on shuffled pairs")
+    parser.add_argument("--label", default="", help="names a set of runs apart from the README's, e.g. with --data")
     parser.add_argument("--table", action="store_true", help="print the table of the results at hand")
     args, more = parser.parse_known_args()      # the rest goes to train.py
     if args.audio:
         for seed in args.seeds:
-            measure(args.audio, seed, args.control, more)
+            measure(args.audio, seed, args.control, args.label, more)
     if args.table or not args.audio:
         table()
