@@ -21,8 +21,8 @@ import torch
 from tqdm import tqdm
 
 from mulan_min import checkpoint
-from mulan_min.config import UserError, config_from_dict, parse_ratio, parser, resolve, run_script, to_json
 from mulan_min.audio import AudioError
+from mulan_min.config import UserError, config_from_dict, parse_ratio, parser, resolve, run_script, to_json
 from mulan_min.data import Batches, check_lost, loader, read_clip_window, read_collection, shuffle_pairs
 from mulan_min.demo_world import make_world
 from mulan_min.loss import chance_loss, clamp_temperature, cmc_loss
