@@ -22,9 +22,9 @@ from mulan_min import metrics
 from mulan_min.audio import read_window
 from mulan_min.config import UserError
 from mulan_min.data import clip_seconds, read_manifest
-from mulan_min.logistic import fit_logistic, predict_logistic
+from mulan_min.logistic import fit_logistic, predict_logistic, whitening
 
-PROBE_C = (0.01, 0.1, 1.0, 10.0, 100.0, 1000.0)  # inverse strengths of regularisation that are tried; our choice
+PROBE_C = (0.0001, 0.001, 0.01, 0.1, 1.0, 10.0)  # inverse strengths of regularisation that are tried; our choice
 
 
 class MissingData(UserError):
@@ -116,13 +116,15 @@ def score_labels(folder, labels, names, truth, scores, seed):
 def probe(model, folder, heard, seed=0):
     """Linear probe: logistic regression on the train split's frozen embeddings, with zero-shot beside it.
 
-    One regression per label (one-vs-rest), all fitted at once; C is, label by label, the value of PROBE_C with
+    Embeddings are whitened by the train split's mean and covariance, which leaves the probe linear. One regression
+    per label (one-vs-rest), all fitted at once; C is, label by label, the value of PROBE_C with
     the best ROC-AUC on the valid split.
     """
     labels = read_labels(folder)
     splits, names, notes = ("train", "valid", "test"), unique_labels(labels), []
     truth = {split: truth_table(heard(split)[0], names) for split in splits}  # (N, C) each
-    train, valid, test = (heard(split)[1] for split in splits)  # (N, d) each
+    mean, W = whitening(heard("train")[1])
+    train, valid, test = ((heard(split)[1] - mean) @ W for split in splits)  # (N, d) each
     learnable = two_classes(truth["train"])
     if not learnable.all():
         odd = [names[c] for c in np.flatnonzero(~learnable)]
@@ -140,7 +142,7 @@ def probe(model, folder, heard, seed=0):
     best[judged] = valid_auc.argmax(0)
     weights = fits[best, :, np.arange(len(names))].T  # (d + 1, labels)
 
-    scores = {"": predict_logistic(weights, test), "zero_shot_": test @ embed_texts(model, names).T}
+    scores = {"": predict_logistic(weights, test), "zero_shot_": heard("test")[1] @ embed_texts(model, names).T}
     result = score_labels(folder, labels, names, truth["test"], scores, seed)
     return result | {
         "notes": notes + result["notes"],

@@ -35,10 +35,12 @@ def run(*command):
     return time.perf_counter() - began
 
 
-def measure(audio, seed, control, label, more):
+def measure(audio, seed, control, label, evaluate_only, more):
     name = f"{label + '-' if label else ''}{audio}-{'control-' if control else ''}seed{seed}"
-    command = ["train.py", "--audio", audio, "--seed", str(seed), "--run", f"runs/{name}", "--overwrite", *more]
-    train_seconds = run(*command, *(["--shuffle-pairs"] if control else []))
+    command = ["train.py", "--audio", audio, "--seed", str(seed), "--run", f"runs/{name}", "--overwrite",
+               *(["--shuffle-pairs"] if control else []), *more]
+    old = RESULTS / f"{name}.json"
+    train_seconds = json.loads(old.read_text())["train_seconds"] if evaluate_only else run(*command)
     eval_seconds = run("eval.py", "--task", "all", "--run", f"runs/{name}")
     tasks = {path.stem: json.loads(path.read_text()) for path in sorted(Path(f"runs/{name}/eval").glob("*.json"))}
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
@@ -80,11 +82,12 @@ if __name__ == "__main__":
     parser.add_argument("--audio", choices=("ast", "resnet50"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--control", action="store_true", help="train on shuffled pairs")
+    parser.add_argument("--evaluate-only", action="store_true", help="of runs that are there; their training time is kept")
     parser.add_argument("--label", default="", help="names a set of runs apart from the README's, e.g. with --data")
     parser.add_argument("--table", action="store_true", help="print the table of the results at hand")
     args, more = parser.parse_known_args()      # the rest goes to train.py
     if args.audio:
         for seed in args.seeds:
-            measure(args.audio, seed, args.control, args.label, more)
+            measure(args.audio, seed, args.control, args.label, args.evaluate_only, more)
     if args.table or not args.audio:
         table()
