@@ -138,10 +138,11 @@ def pad_to(sound: np.ndarray, samples: int) -> np.ndarray:
 def cut_windows(waveform: np.ndarray, window_samples: int) -> np.ndarray:
     """Cut (samples,) into (n, window_samples) for evaluation, n >= 1, one after the other (our choice).
 
-    A tail of less than half a window is dropped; a longer one becomes a last window moved back to end with
-    the audio, so no window holds added silence unless the whole waveform is shorter than one window.
+    All of the sound is heard: what is left at the end becomes a last window moved back to end with the audio, so
+    no window holds added silence unless the whole waveform is shorter than one window. Less than a hundredth of
+    a window, as resampling may leave, is dropped.
     """
     waveform = pad_to(waveform, window_samples)
-    count = max(1, (2 * len(waveform) + window_samples) // (2 * window_samples))
+    count = max(1, -(-(len(waveform) - window_samples // 100) // window_samples))
     starts = np.minimum(np.arange(count) * window_samples, len(waveform) - window_samples)
     return np.stack([waveform[s : s + window_samples] for s in starts])

@@ -32,7 +32,7 @@ class FrontEnd:
     seconds: float = setting(10.0, help="length of a training window; paper")
     n_mels: int = setting({"ast": 128, "resnet50": 64}, help="mel bands; paper")
     window: float = setting(0.025, laptop=0.050, help="s of sound in a frame; paper 25 ms")
-    hop: float = setting(0.010, laptop={"ast": 0.050, "resnet50": 0.040}, help="s between frames; paper 10 ms")
+    hop: float = setting(0.010, laptop=0.050, help="s between frames; paper 10 ms")
     dialect: str = setting({"ast": "ast", "resnet50": "ours"}, laptop="ours", help="ours | ast; our choice")
     mel_mean: float = setting({"ast": -4.2677393, "resnet50": -0.75}, laptop={"ast": -0.5, "resnet50": 0.6},
                               help="log units; AST | measured on the demo world")
@@ -40,7 +40,7 @@ class FrontEnd:
                              help="log units; AST | measured on the demo world")
     freq_mask: int = setting({"ast": 48, "resnet50": 16}, laptop={"ast": 24, "resnet50": 8}, smoke=8,
                              help="widest SpecAugment band in mels; AST | our choice")
-    time_mask: int = setting({"ast": 192, "resnet50": 192}, laptop={"ast": 30, "resnet50": 38}, smoke=30,
+    time_mask: int = setting({"ast": 192, "resnet50": 192}, laptop=30,
                              help="longest SpecAugment gap in frames; AST | our choice")
 
 
@@ -90,7 +90,7 @@ class Data:
 @dataclass
 class Optimisation:
     batch_size: int = setting({"ast": 5120, "resnet50": 6144}, laptop=96, smoke=12, help="clips a step; paper")
-    steps: int = setting(100000, laptop={"ast": 640, "resnet50": 740}, smoke=12, help="our choice")
+    steps: int = setting(100000, laptop={"ast": 640, "resnet50": 900}, smoke=12, help="our choice")
     lr: float = setting(1e-4, laptop={"ast": 2e-3, "resnet50": 3e-3}, help="peak rate of the audio tower; our choice")
     text_lr: float = setting(1e-4, laptop=2.5e-4, help="peak rate of the text tower; our choice")
     warmup: float = setting(0.05, laptop=0.1, help="share of the steps with rising rate; our choice")
@@ -99,7 +99,7 @@ class Optimisation:
     precision: str = setting("auto", help="auto | bf16 | fp32; auto measures which is faster; our choice")
     seed: int = setting(0, help="of weights, batches and masks; our choice")
     log_every: int = setting(50, laptop=20, smoke=4, help="steps; our choice")
-    valid_every: int = setting(1000, laptop=370, smoke=6, help="steps; a checkpoint is saved then as well; our choice")
+    valid_every: int = setting(1000, laptop=450, smoke=6, help="steps; a checkpoint is saved then as well; our choice")
 
 
 @dataclass

@@ -207,9 +207,11 @@ def test_an_mp3_without_its_length_can_be_read_to_the_end(tmp_path):
 def test_cut_windows_by_hand():
     wave = np.arange(100, dtype=np.float32)
     assert np.array_equal(cut_windows(wave[:30], 10), wave[:30].reshape(3, 10))
-    assert np.array_equal(cut_windows(wave[:34], 10), wave[:30].reshape(3, 10))  # a tail of 4 is dropped
-    assert np.array_equal(cut_windows(wave[:35], 10)[3], wave[25:35])  # a tail of 5 is kept, by moving back
-    assert np.array_equal(cut_windows(wave[:39], 10)[3], wave[29:39])
+    assert np.array_equal(cut_windows(wave[:34], 10)[:3], wave[:30].reshape(3, 10))
+    for end in (31, 34, 35, 39):  # what is left is heard too, by moving back
+        assert np.array_equal(cut_windows(wave[:end], 10)[3:], [wave[end - 10 : end]])
     assert np.array_equal(cut_windows(wave[:3], 10), [[0, 1, 2, 0, 0, 0, 0, 0, 0, 0]])
-    assert np.array_equal(cut_windows(wave[:14], 10), wave[None, :10])
-    assert np.array_equal(cut_windows(wave[:15], 10), [wave[:10], wave[5:15]])
+    assert np.array_equal(cut_windows(wave[:14], 10), [wave[:10], wave[4:14]])
+    long = np.arange(302, dtype=np.float32)
+    assert np.array_equal(cut_windows(long[:301], 100), long[:300].reshape(3, 100))  # a hundredth is dropped
+    assert np.array_equal(cut_windows(long[:302], 100)[3:], [long[202:302]])
