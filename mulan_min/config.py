@@ -91,7 +91,7 @@ class Data:
 class Optimisation:
     batch_size: int = setting({"ast": 5120, "resnet50": 6144}, laptop=96, smoke=12, help="clips a step; paper")
     steps: int = setting(100000, laptop={"ast": 640, "resnet50": 900}, smoke=12, help="our choice")
-    lr: float = setting(1e-4, laptop={"ast": 2e-3, "resnet50": 3e-3}, help="peak rate of the audio tower; our choice")
+    lr: float = setting(1e-4, laptop={"ast": 2e-3, "resnet50": 5e-3}, help="peak rate of the audio tower; our choice")
     text_lr: float = setting(1e-4, laptop=2.5e-4, help="peak rate of the text tower; our choice")
     warmup: float = setting(0.05, laptop=0.1, help="share of the steps with rising rate; our choice")
     weight_decay: float = setting(0.01, laptop=0.05, help="of matrices, kernels and tables, not of norms and biases; our choice")
