@@ -59,8 +59,12 @@ def main(argv=None):
         text = config.text
         tokenizer = load_wordpiece(text.vocab) if text.vocab else train_wordpiece(chain.from_iterable(texts), text.vocab_size)
         model = MuLan(config, tokenizer)
-    batches = Batches(recordings, config, model.tokenizer)
+    # Without a GPU the processes that read make the spectrograms too, and may have cores of their own.
+    on_cpu = device.type == "cpu"
+    if on_cpu:
+        torch.set_num_threads(min(torch.get_num_threads(), max(1, os.cpu_count() - config.data.reader_cores)))
     model.to(device).train()
+    batches = Batches(recordings, config, model.tokenizer, prepare=model.audio.spectrogram if on_cpu else None)
     if config.text.text_warmup and not state:
         warm_up_text(model, [group for group in texts if group], config, device, say)
     optimizer = make_optimizer(model, config)
@@ -101,9 +105,9 @@ def main(argv=None):
             torch.manual_seed(optim.seed * 1_000_003 + step)
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * schedule(step, optim)
-            waves, tokens, mask = (batch[key].to(device, non_blocking=True) for key in ("waves", "tokens", "mask"))
+            sound, tokens, mask = (batch[key].to(device, non_blocking=True) for key in ("sound", "tokens", "mask"))
             with torch.autocast(device.type, torch.bfloat16, enabled=optim.precision == "bf16"):
-                audio, text = model(waves, tokens, mask)
+                audio, text = model(sound, tokens, mask)
             loss = cmc_loss(audio, text, model.temperature)
             if not math.isfinite(loss.item()):
                 raise UserError(f"step {step}: the loss is {loss.item()}; the last checkpoint is kept; lower --lr or look at "

@@ -84,13 +84,14 @@ class Data:
     ratio: str = setting("sf=2,lf=2,pl=1,aset=1", help="share of each text source in every batch; paper")
     demo_recordings: int = setting(4400, smoke=72, help="size of the demo world; our choice")
     workers: int = setting(8, laptop=1, help="processes that read audio; our choice")
+    reader_cores: int = setting(0, laptop={"ast": 0, "resnet50": 1}, help="cores that the towers leave to these, on a CPU; our choice")
     shuffle_pairs: bool = setting(False, help="control: give every recording another one's text; our choice")
 
 
 @dataclass
 class Optimisation:
     batch_size: int = setting({"ast": 5120, "resnet50": 6144}, laptop=96, smoke=12, help="clips a step; paper")
-    steps: int = setting(100000, laptop={"ast": 600, "resnet50": 740}, smoke=12, help="our choice")
+    steps: int = setting(100000, laptop={"ast": 560, "resnet50": 850}, smoke=12, help="our choice")
     lr: float = setting(1e-4, laptop={"ast": 2e-3, "resnet50": 5e-3}, help="peak rate of the audio tower; our choice")
     text_lr: float = setting(1e-4, laptop=2.5e-4, help="peak rate of the text tower; our choice")
     warmup: float = setting(0.05, laptop=0.1, help="share of the steps with rising rate; our choice")
@@ -99,7 +100,7 @@ class Optimisation:
     precision: str = setting("auto", help="auto | bf16 | fp32; auto measures which is faster; our choice")
     seed: int = setting(0, help="of weights, batches and masks; our choice")
     log_every: int = setting(50, laptop=20, smoke=4, help="steps; our choice")
-    valid_every: int = setting(1000, laptop=370, smoke=6, help="steps; a checkpoint is saved then as well; our choice")
+    valid_every: int = setting(1000, laptop=430, smoke=6, help="steps; a checkpoint is saved then as well; our choice")
 
 
 @dataclass
@@ -173,7 +174,7 @@ def resolve(typed):
             if f.name in typed:
                 setattr(getattr(config, section), f.name, typed[f.name])
     for section, name, low in (("optim", "batch_size", 2), ("optim", "steps", 1), ("optim", "log_every", 1),
-                               ("optim", "valid_every", 1), ("data", "workers", 0), ("optim", "seed", 0), ("front", "seconds", 0.1)):
+                               ("optim", "valid_every", 1), ("data", "workers", 0), ("data", "reader_cores", 0), ("optim", "seed", 0), ("front", "seconds", 0.1)):
         if getattr(getattr(config, section), name) < low:
             raise UserError(f"--{name.replace('_', '-')} must be {low} or more")
     if not 0 < config.front.hop <= config.front.window:

@@ -131,10 +131,13 @@ def read_clip_window(recording, seconds, sample_rate, place):
 
 
 class Batches(Dataset):
-    """Item s is this rank's slice of global batch s: a function of (seed, s) alone, whoever computes it and when."""
+    """Item s is this rank's slice of global batch s: a function of (seed, s) alone, whoever computes it and when.
 
-    def __init__(self, recordings, config, tokenizer, rank=0, world=1):
-        self.recordings, self.config, self.tokenizer = recordings, config, tokenizer
+    `prepare`, a function of waveforms (B, samples), is applied where they are read; without it, `sound` is the waveforms.
+    """
+
+    def __init__(self, recordings, config, tokenizer, rank=0, world=1, prepare=None):
+        self.recordings, self.config, self.tokenizer, self.prepare = recordings, config, tokenizer, prepare
         self.ratio = parse_ratio(config.data.ratio)
         members = {source: [i for i, r in enumerate(recordings) if source in r.text] for source in self.ratio}
         self.sampler = Sampler(members, self.ratio, config.optim.batch_size, config.optim.seed)
@@ -163,8 +166,10 @@ class Batches(Dataset):
             texts.append(recording.text[source][rng.integers(len(recording.text[source]))])
             ids.append(recording.id)
         tokens, mask = encode(self.tokenizer, texts, self.config.text.max_tokens)
-        return {"waves": torch.stack(waves), "tokens": tokens, "mask": mask, "ids": ids,
-                "lost": dict(self.lost)}
+        sound = torch.stack(waves)                                       # (B, samples)
+        with torch.no_grad():
+            sound = self.prepare(sound) if self.prepare else sound       # or (B, mels, frames)
+        return {"sound": sound, "tokens": tokens, "mask": mask, "ids": ids, "lost": dict(self.lost)}
 
     def read(self, source, index, place, planned):
         """(window, recording): of the one asked for, or of its source's next one that can be read and is not `planned` for

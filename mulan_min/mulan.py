@@ -26,7 +26,8 @@ PARTS = 4     # length-sorted parts of a batch of texts; our choice
 
 
 class AudioTower(nn.Module):
-    """Waveforms (B, samples) -> unit vectors (B, d): log-mel, normalise, SpecAugment in training, ResNet-50 or AST."""
+    """Waveforms (B, samples), or what `spectrogram` makes of them -> unit vectors (B, d): SpecAugment in training, ResNet-50
+    or AST."""
 
     def __init__(self, config):
         super().__init__()
@@ -46,8 +47,12 @@ class AudioTower(nn.Module):
             width = tower.ast_width
         self.project = nn.Linear(width, config.joint.dim)
 
-    def forward(self, waves):
-        x = self.mel.normalise(self.mel(waves))      # (B, mels, frames), mean 0 and sd 0.5 as in AST
+    def spectrogram(self, waves):
+        """(B, samples) -> (B, mels, frames): log-mel, mean 0 and sd 0.5 as in AST."""
+        return self.mel.normalise(self.mel(waves))
+
+    def forward(self, sound):
+        x = self.spectrogram(sound) if sound.dim() == 2 else sound
         if self.training:
             x = spec_augment(x, self.front.freq_mask, self.front.time_mask)
         return F.normalize(self.project(self.net(x)).float(), dim=-1)
@@ -84,9 +89,9 @@ class MuLan(nn.Module):
         self.text = TextTower(config, tokenizer.get_vocab_size())
         self.temperature = nn.Parameter(torch.tensor(config.joint.temperature))
 
-    def forward(self, waves, tokens, mask):
-        """One batch of pairs -> (audio (B, d), text (B, d)), unit rows."""
-        return self.audio(waves), self.text(tokens, mask)
+    def forward(self, sound, tokens, mask):
+        """One batch of pairs -> (audio (B, d), text (B, d)), unit rows; `sound` as the audio tower takes it."""
+        return self.audio(sound), self.text(tokens, mask)
 
     @classmethod
     def load(cls, run, device=None):

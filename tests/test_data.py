@@ -85,7 +85,7 @@ def test_audio_and_text_of_a_pair_belong_together_and_windows_are_spread(tmp_pat
     for step in range(40):
         item = batches[step]
         words = [batches.tokenizer.decode(row.tolist()) for row in item["tokens"]]
-        for wave, ident, text in zip(item["waves"], item["ids"], words):
+        for wave, ident, text in zip(item["sound"], item["ids"], words):
             number = int(ident[1:])
             assert text.replace(" ", "").endswith(f"number{number}")
             starts.append((wave[0].item() - number / 20) * 100)
@@ -99,7 +99,7 @@ def test_batch_is_a_function_of_the_step_whatever_the_workers(tmp_path):
     for workers in (0, 2):
         for step, item in zip(range(30, 34), loader(make_batches(tmp_path), 30, workers)):
             again = direct[step]
-            assert item["ids"] == again["ids"] and torch.equal(item["waves"], again["waves"])
+            assert item["ids"] == again["ids"] and torch.equal(item["sound"], again["sound"])
             assert torch.equal(item["tokens"], again["tokens"])
 
 
@@ -108,7 +108,7 @@ def test_ranks_take_slices_of_the_same_batch(tmp_path):
     whole = make_batches(tmp_path)
     parts = [Batches(whole.recordings, whole.config, whole.tokenizer, rank, 4) for rank in range(4)]
     assert sum((part[3]["ids"] for part in parts), []) == whole[3]["ids"]
-    assert torch.equal(torch.cat([part[3]["waves"] for part in parts]), whole[3]["waves"])
+    assert torch.equal(torch.cat([part[3]["sound"] for part in parts]), whole[3]["sound"])
 
 
 def test_unreadable_recordings_are_replaced_and_named(tmp_path):
@@ -119,13 +119,13 @@ def test_unreadable_recordings_are_replaced_and_named(tmp_path):
     seen = set()
     for step in range(40):
         item = batches[step]
-        assert len(item["waves"]) == 6 and torch.isfinite(item["waves"]).all()
+        assert len(item["sound"]) == 6 and torch.isfinite(item["sound"]).all()
         seen |= set(item["ids"])
     assert seen == {row["id"] for row in rows} - {"r3", "r5"}
     lost = batches[39]["lost"]
     assert lost.keys() == {"r3", "r5"} and "3.wav" in lost["r3"] and "5.wav: NaN" in lost["r5"]
     fresh = make_batches(tmp_path)[39]                                     # history does not change a batch
-    assert fresh["ids"] == batches[39]["ids"] and torch.equal(fresh["waves"], batches[39]["waves"])
+    assert fresh["ids"] == batches[39]["ids"] and torch.equal(fresh["sound"], batches[39]["sound"])
     with pytest.raises(UserError, match="2 of 8 recordings cannot be read, more than 1%.*3.wav"):
         check_lost(lost, 8)
     check_lost(lost, 200)
@@ -142,7 +142,7 @@ def test_a_half_damaged_recording_is_the_same_whatever_was_read_before(tmp_path)
     assert forward[-1]["lost"].keys() == {"r3"} and any("r3" in item["ids"] for item in forward[20:])
     for step in (39, 31, 20):
         alone = make_batches(tmp_path)[step]
-        assert alone["ids"] == forward[step]["ids"] and torch.equal(alone["waves"], forward[step]["waves"])
+        assert alone["ids"] == forward[step]["ids"] and torch.equal(alone["sound"], forward[step]["sound"])
 
 
 def test_a_replacement_is_not_in_the_batch_already(tmp_path):

@@ -149,7 +149,7 @@ assert len(set(batch["ids"])) == B      # no recording twice
 # %%
 def embed(model, batch):
     """-> audio (B, 128), text (B, 128)"""
-    return model(batch["waves"], batch["tokens"], batch["mask"])
+    return model(batch["sound"], batch["tokens"], batch["mask"])
 
 
 def by_the_formula(x, t, tau):

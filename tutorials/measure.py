@@ -17,6 +17,23 @@ from statistics import mean, stdev
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "tutorials" / "results"
+FAMILIES = ("genre", "instrument", "mood", "tempo", "density", "production")
+ROWS = [("zero-shot tagging, all labels, macro ROC-AUC", "tagging, all, roc_auc"),      # title, name of the figure
+        ("... macro PR-AUC", "tagging, all, average_precision"),
+        *((f"... {family}, ROC-AUC", f"tagging, {family}, roc_auc") for family in FAMILIES),
+        ("... synonyms that no training text uses, ROC-AUC", "tagging, held_out_synonyms, roc_auc"),
+        ("linear probe, all labels, macro ROC-AUC", "probe, all, roc_auc"),
+        ("... above zero-shot by", "gain"),
+        ("playlist title to its members, ROC-AUC", "retrieval, playlist/title, roc_auc"),
+        ("... mAP", "retrieval, playlist/title, average_precision"),
+        ("playlist description to its members, ROC-AUC", "retrieval, playlist/description, roc_auc"),
+        ("... mAP", "retrieval, playlist/description, average_precision"),
+        ("triplets, label and its description", "triplet, ontology, accuracy"),
+        ("triplets, playlist title and its description", "triplet, playlist, accuracy"),
+        ("title to its recording, ROC-AUC", "retrieval, own text, roc_auc"),
+        ("... mAP", "retrieval, own text, average_precision"),
+        ("... recall at 10", "retrieval, own text, recall_at_10"),
+        ("... median rank", "retrieval, own text, median_rank")]
 
 
 def hardware():
@@ -53,28 +70,32 @@ def measure(audio, seed, control, label, evaluate_only, more):
     (RESULTS / f"{name}.json").write_text(json.dumps(row, indent=1) + "\n")
 
 
-def table():
-    """A line for each figure, a column for each tower and control: mean +- sd over seeds, and chance."""
-    rows, runs, chance = defaultdict(dict), defaultdict(list), {}
+def gain(figures):
+    """What the probe gains over zero-shot tagging, from the figures of one run."""
+    probe, zero_shot = (figures.get(f"{task}, all, roc_auc") for task in ("probe", "tagging"))
+    return {"value": probe["value"] - zero_shot["value"], "chance": 0.0} if probe and zero_shot else None
+
+
+def tables():
+    """A table for each set of runs: a line for each of ROWS, a column for each tower and control, mean +- sd over seeds."""
+    sets = defaultdict(lambda: defaultdict(list))
     for path in sorted(RESULTS.glob("*.json")):
         row = json.loads(path.read_text())
-        column = f"{row.get('label', '')} {row['audio']}".strip() + (" control" if row["control"] else "")
-        runs[column].append(row)
-        for name, figure in row["figures"].items():
-            rows[name].setdefault(column, []).append(figure["value"])
-            chance[name] = figure["chance"]
-    print("| | " + " | ".join(runs) + " | chance |\n|---|" + "---|" * (len(runs) + 1))
-    for name, columns in rows.items():
-        cells = [show(columns.get(column, [])) for column in runs]
-        print(f"| {name.replace('_', ' ')} | {' | '.join(cells)} | {chance[name]:.3f} |")
-    for label, key in (("seeds", "seed"), ("training, s", "train_seconds"), ("evaluation, s", "eval_seconds")):
-        print(f"| {label} | " + " | ".join(", ".join(str(r[key]) for r in found) for found in runs.values()) + " | |")
+        row["figures"]["gain"] = gain(row["figures"])
+        sets[row["label"]][row["audio"] + (" control" if row["control"] else "")].append(row)
+    for label, runs in sorted(sets.items()):
+        print(f"\n{label or 'demo world'}\n\n| | " + " | ".join(runs) + " | chance |\n|---|" + "---|" * (len(runs) + 1))
+        for title, name in ROWS:
+            columns = [[row["figures"][name] for row in found if row["figures"].get(name)] for found in runs.values()]
+            if any(columns):
+                chance = next(column for column in columns if column)[0]["chance"]
+                print(f"| {title} | {' | '.join(show([f['value'] for f in column]) for column in columns)} | {chance:.3f} |")
+        for title, key in (("seeds", "seed"), ("training, s", "train_seconds"), ("evaluation, s", "eval_seconds")):
+            print(f"| {title} | " + " | ".join(", ".join(str(row[key]) for row in found) for found in runs.values()) + " | |")
 
 
 def show(values):
-    if not values:
-        return ""
-    return f"{mean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
+    return "" if not values else f"{mean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
 
 
 if __name__ == "__main__":
@@ -90,4 +111,4 @@ if __name__ == "__main__":
         for seed in args.seeds:
             measure(args.audio, seed, args.control, args.label, args.evaluate_only, more)
     if args.table or not args.audio:
-        table()
+        tables()
