@@ -1,271 +1,211 @@
-"""Music of your own to a manifest folder: python -m mulan_min.importers folder MUSIC OUT"""
+"""Public datasets, csv files and folders of music to manifest folders: python -m mulan_min.importers DATASET SOURCE OUT
 
+datasets.py and music_folder.py read what is known about the recordings; here their audio is found, checked and counted.
+"""
 import argparse
 import json
-import math
 import os
-import re
 import sys
-from collections import Counter, defaultdict
-from dataclasses import dataclass
+from collections import Counter
 from pathlib import Path
 
-import numpy as np
 from tqdm import tqdm
 
-from mulan_min.audio import AudioError, open_audio, read_window
+from mulan_min import datasets
+from mulan_min.audio import AudioError, duration, read_window
+from mulan_min.checkpoint import write_atomically
 from mulan_min.config import UserError
+from mulan_min.data import SPLITS
+from mulan_min.music_folder import SUFFIXES, import_folder, write_jsonl
 
-# libsndfile reads no AAC or WMA; they are tried all the same, so that the report of unreadable files names
-# them
-SUFFIXES = set(".wav .flac .ogg .oga .opus .mp3 .aif .aiff .aifc .au .caf .w64 .rf64 .m4a .aac .wma".split())
-ADDRESS = re.compile(r"<?(https?://\S+|www\.\S+|\S+@\S+\.\w+)>?", re.I)
-NO_NAME = re.compile(
-    r"(unknown|various|untitled|none|no)?\W*(artists?|album|title|genre|(audio ?)?track|misc|other)?\W*\d*",
-    re.I,
-)
-# comments written by encoders, rippers and shops, and licences, tell nothing about the music
-BOILERPLATE = re.compile(
-    r"enc\b|encode|lib(vorbis|opus|flac|sndfile)|xiph|\blame\b|lav[fc]\d|itunes|audio copy|ripped|jamendo"
-    r"|bandcamp|soundcloud|^visit |licen[sc]e|copyright|creative commons|all rights|\bcc[- ]?(by|0)|\(c\)"
-    r"|[0-9a-f]{8} [0-9a-f]{8}",
-    re.I,
-)
-# folder names that say where files are kept, not what is in them
-PLACES = set(
-    "music audio sound sounds snd song songs track tracks album albums data dat usr share games game home "
-    "media core files mp3 flac ogg opus wav cd disc disk vol misc various unknown artist downloads library "
-    "itunes".split()
-)
+TEXTS = {".csv", ".tsv", ".txt", ".json"}
+SOURCES = ("sf", "lf", "pl", "aset")
+REASONS = ("missing", "empty", "unreadable", "twice")
 
 
-@dataclass(frozen=True)
-class Track:
-    """What a music file tells about itself; texts are cleaned, "" or () where there is nothing."""
-
-    path: Path
-    id: str  # path relative to the music folder
-    seconds: float
-    title: str
-    artist: str
-    album: str
-    genres: tuple[str, ...]
-    comments: tuple[str, ...]
-    folders: tuple[str, ...]  # names of the folders it lies in, nearest first
-
-    @property
-    def group(self) -> str:
-        """The album, whatever the disc, or else the folders."""
-        album = re.sub(r"\W*\b(cd|dis[ck]|vol(ume)?)\b\W*\d+\W*$", "", self.album.lower())
-        return album or self.folder
-
-    @property
-    def folder(self) -> str:
-        return "/" + "/".join(self.folders)
+# ---- finding audio ---------------------------------------------------------------------
 
 
-def clean(text: str) -> str:
-    """One line without addresses, underscores, odd spaces; "" for a placeholder such as "Unknown Artist"."""
-    text = "".join(c if c.isprintable() and c != "_" else " " for c in ADDRESS.sub(" ", text))
-    text = " ".join(text.split()).strip(" -/:;,<>|")
-    return text if any(c.isalpha() for c in text) and not NO_NAME.fullmatch(text) else ""
-
-
-def clean_name(name: str) -> str:
-    """A file's name without suffix, or a folder's name, as words: "03-darkForest2" -> "dark Forest 2"."""
-    name = re.sub(r"^\d{1,3}(\s*[-_.)]+\s*|\s+)(?=\D)", "", name)  # a track number in front
-    if " " not in name:
-        name = re.sub(r"(?<!\d)\.|\.(?!\d)|-|(?<=[a-z])(?=[A-Z])|(?<=[a-z]{3})(?=\d+\b)", " ", name)
-    return clean(name)
-
-
-def clean_folder(name: str) -> str:
-    """A folder's name as words without those that only say that files are kept there; may be ""."""
-    words = clean_name(name).split()
-    return clean(" ".join(w for w in words if not PLACES & {w.lower(), w.lower().strip("0123456789()[]")}))
-
-
-def clean_comment(text: str) -> tuple[str, ...]:
-    """The lines of a comment that may be about the music: three words or more, no boilerplate."""
-    lines = [clean(line) for line in text.splitlines() if not BOILERPLATE.search(line)]
-    return tuple(line for line in lines if len(line.split()) >= 3)
-
-
-def read_track(path: Path, music: Path) -> Track:
-    """Read the header and tags of one file. Raises AudioError."""
-    with open_audio(path) as file:
-        seconds, tags = file.frames / file.samplerate, file.copy_metadata()
-    inside = path.relative_to(music)
-    genres = [clean(genre) for genre in re.split(r"[;,/\0]", tags.get("genre", ""))]
-    folders = [clean_folder(name) for name in reversed(inside.parts[:-1])]
-    return Track(
-        path=path,
-        id=inside.as_posix(),
-        seconds=math.floor(seconds * 100) / 100,
-        title=clean(tags.get("title", "")) or clean_name(path.stem),
-        artist=clean(tags.get("artist", "")),
-        album=clean(tags.get("album", "")),
-        genres=tuple(genre for genre in genres if genre),
-        comments=clean_comment(tags.get("comment", "")),
-        folders=tuple(filter(None, folders)) or (clean_folder(music.name),),
-    )
-
-
-def distinct(texts) -> list[str]:
-    """The texts that are not empty, in order, each once whatever its case."""
-    found = {}
-    for text in filter(None, texts):
-        found.setdefault(text.lower(), text)
-    return list(found.values())
-
-
-def joined_groups(tracks: list[Track]) -> list[str]:
-    """A group for each track, such that neither an album nor a folder with untagged tracks is in two of them."""
-    leader = {}
-
-    def find(name):
-        while leader.setdefault(name, name) != name:
-            name = leader[name]
-        return name
-
-    untagged = {track.folder for track in tracks if track.group == track.folder}
-    for track in tracks:
-        if track.folder in untagged:
-            leader[find(track.group)] = find(track.folder)
-    return [find(track.group) for track in tracks]
-
-
-def split_groups(groups: list[str], test_share: float, seed: int) -> list[str]:
-    """Each track's group -> its split, the same for a whole group; valid gets half of the test share.
-
-    The largest group first, each goes to the split that lacks most tracks: with few albums the sizes come out
-    as near as they can, and the largest is always trained on. The seed decides between groups of equal size.
-    """
-    sizes = Counter(groups)
-    order = sorted(sizes)
-    np.random.default_rng((seed, 0)).shuffle(order)
-    shares = {"train": 1 - 1.5 * test_share, "test": test_share, "valid": test_share / 2}
-    lacking = {split: share * len(groups) for split, share in shares.items() if share > 0}
-    splits = {}
-    for group in sorted(order, key=lambda g: -sizes[g]):
-        empty = lacking.keys() - splits.values()
-        last = len(order) - len(splits) <= len(empty)  # as many groups left as splits that have none
-        splits[group] = max(sorted(empty) if last else lacking, key=lacking.get) if splits else "train"
-        lacking[splits[group]] -= sizes[group]
-    return [splits[group] for group in groups]
-
-
-def playlists(tracks: list[Track]) -> list[dict]:
-    """Retrieval queries over test tracks: each title, and each album or folder with two or more of them."""
-    titles, albums = defaultdict(list), defaultdict(list)
-    for track in tracks:
-        titles[track.title.lower()].append(track)
-        albums[track.group].append(track)
-    rows = []
-    for same in titles.values():  # tracks of the same title answer the same query
-        if same[0].title:
-            description = ", ".join(distinct(text for track in same for text in (track.artist, track.album)))
-            rows.append(query("track", same[0].title, description, same))
-    for same in albums.values():
-        title = same[0].album or " ".join(same[0].folders[:1])
-        if title and 2 <= len(same) < len(tracks):
-            rows.append(query("album", title, ", ".join(distinct(track.artist for track in same)), same))
-    return rows
-
-
-def query(kind: str, title: str, description: str, tracks: list[Track]) -> dict:
-    row = {"set": kind, "title": title, "description": description, "tracks": [track.id for track in tracks]}
-    return row if description else {key: value for key, value in row.items() if key != "description"}
-
-
-def write_jsonl(path: Path, rows: list[dict]) -> None:
-    """Write atomically: the file is either the old one or the whole new one."""
-    new = path.with_name(path.name + ".new")
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    # a file name that is not UTF-8 has lone surrogates, for which Python's escape is JSON's escape too
-    new.write_text(text, encoding="utf-8", errors="backslashreplace")
-    os.replace(new, path)
-
-
-def read_tracks(files: list[Path], music: Path, min_seconds: float, check: bool):
-    """A list of Track for the files that can be used; {reason to leave a file out: [ids or messages]}."""
-    tracks, left_out, seen = [], {"unreadable": [], "too short": [], "twice": []}, set()
-    for path in tqdm(files, desc="reading tags", unit="file", disable=None):
-        try:
-            track = read_track(path, music)
-            if check:
-                read_window(path)
-        except AudioError as error:
-            left_out["unreadable"].append(str(error))
+def files_below(folder):
+    """Paths relative to the folder, with "/", in order; links to folders are followed, hidden files are not taken."""
+    found, seen = [], set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        if os.path.realpath(place) in seen:      # a link to a folder above would never end
+            folders.clear()
             continue
-        # the same piece in two folders would be on both sides of the split
-        same = (track.title.lower(), track.seconds)
-        if track.seconds < min_seconds:
-            left_out["too short"].append(track.id)
-        elif track.title and same in seen:
-            left_out["twice"].append(track.id)
-        else:
-            seen.add(same)
-            tracks.append(track)
-    return tracks, left_out
+        seen.add(os.path.realpath(place))
+        inside = os.path.relpath(place, folder).replace(os.sep, "/")
+        prefix = "" if inside == "." else inside + "/"
+        found += [prefix + name for name in sorted(names) if not name.startswith(".")]
+    return found
 
 
-def import_folder(music, out, seed=0, test_share=0.2, min_seconds=10.0, check=False) -> str:
-    """Write out/manifest.jsonl and out/playlists.jsonl for every music file below the folder `music`.
-
-    SF text is a file's title (or its name), artist, album and genre; LF its comment; PL the names of the two
-    nearest folders; there is no ASET. Files are not copied. `check` decodes each file to its end instead of
-    trusting its header. Returns a table of what came out; raises UserError when there is nothing to import.
-    """
-    music, out = Path(music).resolve(), Path(out).resolve()
-    if not music.is_dir():
-        raise UserError(f"{music}: no such folder of music")
-    files = sorted(p for p in music.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
-    tracks, left_out = read_tracks(files, music, min_seconds, check)
-    if not tracks:
-        counts = ", ".join(f"{len(names)} {reason}" for reason, names in left_out.items())
-        raise UserError(f"{music}: nothing to import of {len(files)} music files ({counts})")
-    groups = joined_groups(tracks)
-    by_album = len(set(groups)) >= 3  # fewer cannot fill three splits
-    splits = split_groups(groups if by_album else [track.id for track in tracks], test_share, seed)
-    rows = []
-    for track, split in zip(tracks, splits):
-        texts = {
-            "sf": distinct((track.title, track.artist, track.album, *track.genres)),
-            "lf": distinct(track.comments),
-            "pl": distinct(track.folders)[:2],
-        }
-        # below out the path is relative, so that the collection can be moved; elsewhere the music stays put
-        audio = os.path.relpath(track.path, out) if track.path.is_relative_to(out) else str(track.path)
-        text = {source: words for source, words in texts.items() if words}
-        rows.append({"id": track.id, "audio": audio, "split": split, "duration": track.seconds, "text": text})
-    out.mkdir(parents=True, exist_ok=True)
-    test = [track for track, split in zip(tracks, splits) if split == "test"]
-    write_jsonl(out / "playlists.jsonl", playlists(test))
-    write_jsonl(out / "manifest.jsonl", rows)  # last: a folder with a manifest is complete
-    lines = [table(rows, groups)] + [f"unreadable: {message}" for message in left_out["unreadable"]]
-    lines.append("left out: " + ", ".join(f"{len(names)} {reason}" for reason, names in left_out.items()))
-    if not by_album:
-        lines.append("fewer than three albums or folders: split by track, so figures will be too good")
-    return "\n".join(lines)
+def bare(path):
+    """A path without its suffix, if that is a suffix of sound files: "a/01. x.mp3" -> "a/01. x", "a/01. x" stays."""
+    stem, suffix = os.path.splitext(path)
+    return stem if suffix.lower() in SUFFIXES else path
 
 
-def table(rows: list[dict], groups: list[str]) -> str:
-    """Statistics of a manifest as text, one line a split; groups names each row's album or folder."""
-    lines = [f"{'split':8}{'tracks':>8}{'hours':>8}{'albums':>8}{'with SF':>9}{'with LF':>9}{'with PL':>9}"]
-    for split in ("train", "valid", "test"):
-        mine = [row for row in rows if row["split"] == split]
-        albums = len({group for row, group in zip(rows, groups) if row["split"] == split})
-        hours = sum(row["duration"] for row in mine) / 3600
-        counts = "".join(f"{sum(source in row['text'] for row in mine):9d}" for source in ("sf", "lf", "pl"))
-        lines.append(f"{split:8}{len(mine):8d}{hours:8.1f}{albums:8d}{counts}")
-    return "\n".join(lines)
+def by_name(sounds):
+    """{name without folder and suffix: [relative paths]}."""
+    index = {}
+    for path in sounds:
+        index.setdefault(bare(path).rpartition("/")[2], []).append(path)
+    return index
 
 
-def main(argv=None) -> int:
-    """Run a subcommand; returns the exit status: 2 with one line on stderr for a UserError."""
+def find_sound(index, folder, names):
+    """(path, name) for the first of `names` that is there, or (None, None). Where several files end like it, one with the
+    suffix asked for comes first, then the order of their paths."""
+    for name in filter(None, names):
+        if os.path.isabs(name):
+            if os.path.isfile(name):
+                return name, name
+            continue
+        wanted = bare(os.path.normpath(name).replace(os.sep, "/"))
+        ends = [path for path in index.get(wanted.rpartition("/")[2], ()) if f"/{bare(path)}".endswith(f"/{wanted}")]
+        if ends:
+            return os.path.join(folder, min(ends, key=lambda path: (not path.endswith(name), path))), name
+    return None, None
+
+
+# ---- from rows to a manifest -----------------------------------------------------------
+
+
+def resolve(rows, folder, index, args):
+    """Rows of datasets.py -> (lines of the manifest whose audio is there, {reason: [(id, detail)]})."""
+    lines, left_out, seen, probed = [], {reason: [] for reason in REASONS}, set(), False
+    for row in tqdm(rows, desc="recordings", unit="", disable=None):
+        names, clip, suspect = row["audio"], row.pop("clip", None), row.pop("suspect", False)
+        path, name = find_sound(index, folder, names)
+        if row["id"] in seen:
+            left_out["twice"].append((row["id"], names[0]))
+            continue
+        seen.add(row["id"])
+        if path is None or not os.path.isfile(path):      # a link to nowhere is listed, but no file
+            left_out["missing"].append((row["id"], names[0]))
+            continue
+        if not os.path.getsize(path):
+            left_out["empty"].append((row["id"], path))
+            continue
+        if clip and name == names[-1]:      # the file has the video's name: is it the video, or the clip?
+            if args.whole_videos:
+                row["start"], row["duration"] = clip
+            elif not probed:
+                probed = True
+                refuse_whole_video(path, clip[1])
+        try:
+            if args.check or suspect:
+                read_window(path, row.get("start", 0.0), row.get("duration"))
+        except AudioError as error:
+            left_out["unreadable"].append((row["id"], str(error)))
+            continue
+        inside = Path(path).is_relative_to(args.out)      # then the collection can be moved as a whole
+        lines.append({**row, "audio": os.path.relpath(path, args.out) if inside else path})
+    return lines, left_out
+
+
+def refuse_whole_video(path, seconds):
+    try:
+        length = duration(path)
+    except AudioError:
+        return      # --check reports it
+    if length > 1.5 * seconds + 1:
+        raise UserError(f"{path}: {length:.0f} s long, but the recording has {seconds:g} s; if the files are whole videos, give "
+                        "--whole-videos to use that part of them")
+
+
+def import_dataset(args):
+    """Writes args.out/manifest.jsonl with labels.json and left_out.txt, or nothing; returns the report. Raises UserError."""
+    written = [name for name in ("manifest.jsonl", "labels.json") if (args.out / name).exists()]
+    if written and not args.overwrite:
+        raise UserError(f"{args.out / written[0]} is there already; give --overwrite to replace it, or another folder")
+    if args.out.exists() and not args.out.is_dir():
+        raise UserError(f"{args.out}: not a folder; name one to write to")
+    if not (args.source.is_file() if args.dataset == "csv" else args.source.is_dir()):
+        raise UserError(f"{args.source}: no such {'file' if args.dataset == 'csv' else 'folder'}")
+    home = args.source.parent if args.dataset == "csv" else args.source
+    folder = args.audio_dir or home
+    if not folder.is_dir():
+        raise UserError(f"--audio-dir {folder}: no such folder")
+    files = files_below(home)
+    texts = [str(home / name) for name in files if Path(name).suffix.lower() in TEXTS]
+    sounds = [name for name in (files if folder == home else files_below(folder)) if Path(name).suffix.lower() in SUFFIXES]
+    read = datasets.table if args.dataset == "csv" else getattr(datasets, args.dataset)
+    rows, labels, notes = read(args, texts, sounds)
+    if getattr(args, "labels_only", False):
+        write_json(args.out / "labels.json", labels)
+        return "\n".join([*notes, f"{args.out / 'labels.json'} written"])
+    lines, left_out = resolve(rows, str(folder), by_name(sounds), args)
+    counts = ", ".join(f"{len(left_out[reason])} {reason}" for reason in REASONS)
+    if not lines:
+        first = f"; the first: {', '.join(next(filter(None, left_out.values()))[0])}" if any(left_out.values()) else ""
+        raise UserError(f"{folder}: no recording to import ({counts}{first}); is the audio elsewhere? See --audio-dir")
+    for line in lines if getattr(args, "tags_as_aset", False) else ():
+        line["text"] |= {"aset": line["tags"]} if line["tags"] else {}
+    captions = [line for line in lines if args.dataset == "musiccaps" and line["split"] == "test" and "lf" in line["text"]]
+    if labels:
+        write_json(args.out / "labels.json", labels)
+    if captions:      # text to music: which recording does a caption describe?
+        queries = [{"set": "caption", "title": line["text"]["lf"][0], "tracks": [line["id"]]} for line in captions]
+        write_jsonl(args.out / "playlists.jsonl", queries)
+    listed = ["\t".join(" ".join(part.split()) for part in (reason, *entry)) for reason in REASONS for entry in left_out[reason]]
+    write_text(args.out / "left_out.txt", "".join(f"{line}\n" for line in listed))
+    write_jsonl(args.out / "manifest.jsonl", lines)      # last: a folder with a manifest is complete
+    for name, made in (("labels.json", labels), ("playlists.jsonl", captions)):
+        if not made:      # what an earlier import left would be taken for this one's
+            (args.out / name).unlink(missing_ok=True)
+    report = [split_table(lines), "", text_table(lines), "", *notes]
+    report += [f"unreadable: {detail}" for _, detail in left_out["unreadable"][:20]]
+    return "\n".join([*report, f"left out: {counts}" + (f"; listed in {args.out / 'left_out.txt'}" if listed else "")])
+
+
+def write_json(path, value):
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=1) + "\n")
+
+
+def write_text(path, text):
+    write_atomically(path, lambda new: new.write_text(text, encoding="utf-8", errors="backslashreplace"))
+
+
+# ---- statistics ------------------------------------------------------------------------
+
+
+def split_table(lines):
+    """Recordings of each split, and how many have text of each source and tags."""
+    columns = [(source.upper(), lambda line, s=source: s in line["text"]) for source in SOURCES]
+    columns.append(("tags", lambda line: bool(line.get("tags"))))
+    rows = [f"{'split':8}{'recordings':>12}" + "".join(f"{'with ' + name:>11}" for name, _ in columns)]
+    for split in SPLITS:
+        mine = [line for line in lines if line["split"] == split]
+        rows.append(f"{split:8}{len(mine):12d}" + "".join(f"{sum(map(has, mine)):11d}" for _, has in columns))
+    return "\n".join(rows)
+
+
+def text_table(lines):
+    """The paper's Table 2 over all splits: for each source the recordings that have text of it, annotations, annotations per
+    recording, and tokens per annotation, counted as words, since every vocabulary cuts them otherwise."""
+    recordings, annotations, words = Counter(), Counter(), Counter()
+    for line in lines:
+        for source, texts in line["text"].items():
+            recordings[source] += 1
+            annotations[source] += len(texts)
+            words[source] += sum(len(text.split()) for text in texts)
+    rows = [f"{'source':8}{'recordings':>12}{'annotations':>13}{'per recording':>15}{'words each':>12}"]
+    for source in SOURCES:
+        n, a = recordings[source], annotations[source]
+        means = (f"{a / n:.2f}", f"{words[source] / a:.2f}") if n else ("-", "-")
+        rows.append(f"{source.upper():8}{n:12d}{a:13d}{means[0]:>15}{means[1]:>12}")
+    return "\n".join(rows)
+
+
+# ---- command line ----------------------------------------------------------------------
+
+
+def make_parser():
     parser = argparse.ArgumentParser(prog="python -m mulan_min.importers", description="Music to manifests.")
-    commands = parser.add_subparsers(dest="command", required=True)
+    commands = parser.add_subparsers(dest="dataset", required=True)
     folder = commands.add_parser("folder", help="any folder of music files, described by their own tags")
     folder.add_argument("music", help="folder of music, searched with all its folders")
     folder.add_argument("out", help="folder to write manifest.jsonl and playlists.jsonl to")
@@ -273,16 +213,59 @@ def main(argv=None) -> int:
     folder.add_argument("--test-share", type=float, default=0.2, help="of all tracks; valid gets half of it")
     folder.add_argument("--min-seconds", type=float, default=10.0, help="leave out shorter files")
     folder.add_argument("--check", action="store_true", help="decode every file to its end (slow)")
-    args = parser.parse_args(argv)
+
+    made = {}
+    for name, what in (("mtat", "MagnaTagATune"), ("audioset", "AudioSet"), ("musiccaps", "MusicCaps"),
+                       ("jamendo", "MTG-Jamendo"), ("fma", "Free Music Archive"), ("gtzan", "GTZAN"),
+                       ("csv", "any csv file with named columns")):
+        command = made[name] = commands.add_parser(name, help=what)
+        command.add_argument("source", type=Path, help="the csv file" if name == "csv" else "folder that holds the dataset")
+        command.add_argument("out", type=Path, help="folder to write manifest.jsonl, labels.json and left_out.txt to")
+        command.add_argument("--audio-dir", type=Path, help="folder that holds the audio, if it is not in or below the source")
+        command.add_argument("--check", action="store_true", help="decode every recording, leave out the bad ones (slow)")
+        command.add_argument("--overwrite", action="store_true", help="replace what an earlier import has written")
+        command.set_defaults(whole_videos=False)
+        if name in ("mtat", "jamendo", "fma", "gtzan"):
+            command.add_argument("--tags-as-aset", action="store_true", help="tags become ASET text too, to train on them")
+    made["mtat"].add_argument("--tagged", action="store_true", help="leave out clips without one of the 50 most used tags")
+    for name in ("audioset", "musiccaps"):
+        made[name].add_argument("--whole-videos", action="store_true", help="files named after a video are the whole video")
+    made["audioset"].add_argument("--all-sounds", action="store_true", help="keep recordings without a class of music")
+    made["audioset"].add_argument("--labels-only", action="store_true", help="write labels.json alone; needs no audio")
+    made["jamendo"].add_argument("--split", type=int, default=0, help="which of the five splits, 0 to 4")
+    made["jamendo"].add_argument("--subset", default="top50tags", choices="all top50tags genre instrument moodtheme".split())
+    made["fma"].add_argument("--subset", default="large", choices=("small", "medium", "large"),
+                             help="which tracks should be there; large is all, also for the full-length files")
+    for name in ("audio", "id", "split", "start", "duration"):
+        made["csv"].add_argument(f"--{name}", metavar="COLUMN", required=name == "audio", help=f"column of the {name}")
+    for name in (*SOURCES, "tags"):
+        made["csv"].add_argument(f"--{name}", metavar="COLUMN", action="append", default=[], help="may be repeated")
+    made["csv"].add_argument("--separator", default="", help="cuts a cell of text or tags into several, e.g. ';'")
+    return parser
+
+
+def main(argv=None) -> int:
+    """Run a subcommand; returns the exit status: 2 with one line on stderr for what the user can mend."""
+    args = make_parser().parse_args(argv)
     try:
-        if not 0 <= args.test_share <= 0.5:
-            raise UserError(f"--test-share {args.test_share:g} must be between 0 and 0.5")
-        report = import_folder(args.music, args.out, args.seed, args.test_share, args.min_seconds, args.check)
-    except UserError as error:
-        print(error, file=sys.stderr)
+        if args.dataset == "folder":
+            if not 0 <= args.test_share <= 0.5:
+                raise UserError(f"--test-share {args.test_share:g} must be between 0 and 0.5")
+            report = import_folder(args.music, args.out, args.seed, args.test_share, args.min_seconds, args.check)
+        else:
+            args.source, args.out = args.source.resolve(), args.out.resolve()
+            args.audio_dir = args.audio_dir and args.audio_dir.resolve()
+            report = import_dataset(args)
+    except (UserError, OSError) as error:      # OSError: a file that may not be read; its message names it
+        print(printable(error), file=sys.stderr)
         return 2
-    print(report)
+    print(printable(report))
     return 0
+
+
+def printable(text):
+    """File names that are not UTF-8 cannot be printed as they are."""
+    return str(text).encode("utf-8", "backslashreplace").decode()
 
 
 if __name__ == "__main__":

@@ -7,8 +7,9 @@ import soundfile
 import torch
 
 from mulan_min import data
-from mulan_min.config import UserError, resolve
+from mulan_min.config import TOWERS, UserError, resolve
 from mulan_min.data import Batches, ManifestError, check_lost, clip_seconds, loader, read_clip_window, read_manifest
+from mulan_min.mulan import MuLan
 from mulan_min.wordpiece import train_wordpiece
 
 RATE = 16000
@@ -101,6 +102,21 @@ def test_batch_is_a_function_of_the_step_whatever_the_workers(tmp_path):
             again = direct[step]
             assert item["ids"] == again["ids"] and torch.equal(item["sound"], again["sound"])
             assert torch.equal(item["tokens"], again["tokens"])
+
+
+@pytest.mark.parametrize("tower", TOWERS)
+def test_readers_make_the_spectrograms_that_the_tower_would_make(tmp_path, tower):
+    make_folder(tmp_path)
+    plain = make_batches(tmp_path, audio=tower)
+    model = MuLan(plain.config, plain.tokenizer).eval()
+    batches = make_batches(tmp_path, audio=tower)
+    batches.prepare = model.audio.spectrogram
+    for workers in (0, 2):      # they compute with one thread each, the tower with several
+        for step, item in zip(range(30, 32), loader(batches, 30, workers)):
+            waves = plain[step]["sound"]
+            assert item["sound"].dim() == 3 and torch.equal(item["sound"], model.audio.spectrogram(waves))
+            with torch.no_grad():
+                assert torch.equal(model.audio(item["sound"]), model.audio(waves))
 
 
 def test_ranks_take_slices_of_the_same_batch(tmp_path):

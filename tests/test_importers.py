@@ -1,224 +1,244 @@
+"""The command line: audio found wherever it lies, checked, counted; a manifest that is whole or not written."""
 import json
 import os
-from collections import defaultdict
-from types import SimpleNamespace
+import shutil
+import subprocess
+import sys
 
-import numpy as np
 import pytest
-import soundfile
 
+from docs import ROOT
 from mulan_min.config import UserError
 from mulan_min.data import read_manifest
-from mulan_min.importers import clean, clean_comment, clean_folder, clean_name, import_folder, main
-from mulan_min.importers import joined_groups, split_groups
-from mulan_min.tasks import read_rows
+from mulan_min.importers import by_name, files_below, find_sound, main, split_table, text_table
+from mulan_min.music_folder import import_folder
+from test_music_folder import music, song  # noqa: F401  (a fixture)
 
 
-def song(path, seconds=12.0, rate=8000, **tags):
-    """A real, tagged sound file; each one sounds different."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pitch = 100 + sum(str(path).encode()) % 900
-    kind = {"format": "OGG", "subtype": "OPUS"} if path.suffix == ".opus" else {}
-    with soundfile.SoundFile(path, "w", samplerate=rate, channels=1, **kind) as file:
-        for key, value in tags.items():
-            setattr(file, key, value)
-        file.write(0.3 * np.sin(2 * np.pi * pitch * np.arange(round(seconds * rate)) / rate))
+def table(folder, *names):
+    """A csv file that names these sounds, with a text for each."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "t.csv").write_text("f,t,s\n" + "".join(f"{name},Song of {name},{split}\n" for name, split in
+                                                      zip(names, ["train", "valid", "test"] * len(names))))
+    return folder / "t.csv"
 
 
-@pytest.fixture
-def music(tmp_path):
-    """Ten albums or folders; 18 tracks can be used."""
-    root = tmp_path / "Music"
-    club, late = root / "Jazz_Club", {"artist": "Ann Lee", "album": "Late Set"}
-    comment = "Recorded live on a rainy night\nhttp://shop.example/ann\nEncoded with Xiph libVorbis 1.3"
-    song(club / "01 - x.ogg", title="Blue Hour", genre="Jazz; Swing", comment=comment, **late)
-    song(club / "02 - y.flac", seconds=13, title="Red Hour", **late)
-    song(club / "cd2" / "z.mp3", seconds=14, title="Grey", artist="Ann Lee", album="Late Set (CD 2)")
-    song(root / "sounds" / "03-slowMarch2.wav", artist="Unknown Artist", album="???", genre="(12)")
-    song(root / "track07.opus")
-    for folder in "abcde":
-        song(root / f"album {folder}" / "one.ogg", seconds=20 + ord(folder) % 7, album=f"Album {folder}")
-        song(root / f"album {folder}" / "two.ogg", seconds=30 + ord(folder) % 7, album=f"album {folder}")
-    song(root / "loose" / "p.ogg", seconds=15)
-    song(root / "loose" / "q.ogg", seconds=16)
-    song(root / "loose" / "copy" / "p.ogg", seconds=15)  # the same name and length: the same piece
-    song(root / "loose" / "r.ogg", seconds=17)
-    song(root / "jingle.ogg", seconds=2)
-    (root / "broken.mp3").write_bytes(b"no music at all")
-    (root / "._hidden.ogg").write_bytes(b"no music at all")
-    (root / "notes.txt").write_text("not tried")
-    return root
+def run(source, out, *options, dataset="csv"):
+    columns = ["--audio", "f", "--sf", "t", "--split", "s"] if dataset == "csv" else []
+    return main([dataset, str(source), str(out), *columns, *map(str, options)])
 
 
-def imported(music, out, **settings):
-    report = import_folder(music, out, **settings)
-    rows = {row["id"]: row for row in map(json.loads, (out / "manifest.jsonl").read_text().splitlines())}
-    return rows, report
+# ---- finding audio ---------------------------------------------------------------------
 
 
-def test_words_come_from_tags_comment_and_folders(music, tmp_path):
-    rows, report = imported(music, tmp_path / "out")
-    assert len(rows) == 18
-    assert rows["Jazz_Club/01 - x.ogg"]["text"] == {
-        "sf": ["Blue Hour", "Ann Lee", "Late Set", "Jazz", "Swing"],
-        "lf": ["Recorded live on a rainy night"],
-        "pl": ["Jazz Club"],
-    }
-    words = {"sf": ["Grey", "Ann Lee", "Late Set (CD 2)"], "pl": ["Jazz Club"]}
-    assert rows["Jazz_Club/cd2/z.mp3"]["text"] == words
-    assert rows["sounds/03-slowMarch2.wav"]["text"] == {"sf": ["slow March 2"]}  # the file's name alone
-    assert rows["track07.opus"]["text"] == {}
-    assert rows["album a/two.ogg"]["text"] == {"sf": ["two", "album a"], "pl": ["a"]}
-    assert rows["Jazz_Club/02 - y.flac"]["duration"] == pytest.approx(13, abs=0.05)
-    assert "unreadable" in report and "broken.mp3" in report and "not audio" in report
-    assert "1 unreadable, 1 too short, 1 twice" in report and "hidden" not in report
+def test_audio_is_found_by_the_end_of_its_path(tmp_path):
+    there = ["a/b/one.mp3", "a/one.wav", "c/one.mp3", "x.y/two.0.OGG", "three", "a.mp3/four.flac", "ba/five.wav"]
+    index = by_name([path for path in there if path != "three"])
+
+    def found(*names):
+        path, name = find_sound(index, "/m", names)
+        return path and os.path.relpath(path, "/m"), name
+
+    assert found("b/one.mp3") == ("a/b/one.mp3", "b/one.mp3")
+    assert found("a/one.mp3") == ("a/one.wav", "a/one.mp3")      # another suffix, the same place
+    assert found("one.wav")[0] == "a/one.wav" and found("one")[0] == "a/b/one.mp3"
+    assert found("one.mp3")[0] == "a/b/one.mp3"      # two end so: the first in order
+    assert found("d/one.mp3", "./c//one.mp3") == ("c/one.mp3", "./c//one.mp3")
+    for nowhere in ("ne.mp3", "d/one.mp3", "/a/one.mp3", "a/five.wav", "three", ""):
+        assert found(nowhere) == (None, None)
+    assert found("two.0.ogg")[0] == found("two.0")[0] == "x.y/two.0.OGG" and found("two") == (None, None)
+    assert found("a.mp3/four.mp3")[0] == "a.mp3/four.flac"
+    assert found("TWO.0.ogg") == (None, None)      # YouTube's ids differ by case alone
 
 
-def test_the_manifest_is_read_by_the_trainer(music, tmp_path):
-    rows, _ = imported(music, tmp_path / "out")
-    recordings = read_manifest(tmp_path / "out")
-    assert [r.id for r in recordings] == list(rows)
-    assert all(os.path.isfile(r.audio) for r in recordings)
-    inside, _ = imported(music, tmp_path)  # the music lies below the manifest: the whole may be moved
-    assert all(row["audio"] == f"Music/{name}" for name, row in inside.items())
-    assert len(read_manifest(tmp_path)) == 18
+@pytest.mark.skipif(os.name != "posix", reason="links need no privilege on POSIX only")
+def test_linked_folders_are_entered_once_and_hidden_files_not_taken(tmp_path):
+    home, far = tmp_path / "home", tmp_path / "far"
+    for path in (home / "b" / "1.wav", home / ".git" / "2.wav", home / "b" / "._3.wav", far / "4.wav"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    (home / "a").symlink_to(far)
+    (far / "loop").symlink_to(home)
+    (home / "gone.wav").symlink_to(home / "nothing.wav")
+    assert files_below(home) == ["gone.wav", "a/4.wav", "b/1.wav"]
+    assert run(table(home, "1.wav", "gone.wav"), tmp_path / "out") == 0
+    assert (tmp_path / "out" / "left_out.txt").read_text().startswith("missing\tgone.wav")
 
 
-def test_no_album_or_folder_is_on_both_sides(music, tmp_path):
-    rows, _ = imported(music, tmp_path / "out", test_share=0.3)
-    sides = defaultdict(set)
-    for name, row in rows.items():
-        folder = name.split("/")[0]  # in this fixture the first folder names the album
-        sides[folder].add(row["split"])
-    assert all(len(splits) == 1 for splits in sides.values()), sides
-    assert {row["split"] for row in rows.values()} == {"train", "valid", "test"}
+def test_paths_are_relative_below_the_manifest_and_absolute_elsewhere(tmp_path, capsys):
+    song(tmp_path / "in" / "snd" / "1.flac")
+    source = table(tmp_path / "in", "1.mp3", str(tmp_path / "in" / "snd" / "1.flac"))
+    assert run(source, tmp_path / "in") == 0
+    rows = [json.loads(line) for line in (tmp_path / "in" / "manifest.jsonl").read_text().splitlines()]
+    assert [row["audio"] for row in rows] == ["snd/1.flac"] * 2
+    (tmp_path / "in").rename(tmp_path / "moved")
+    assert len(read_manifest(tmp_path / "moved")) == 1 + 1
+    source = tmp_path / "moved" / "t.csv"
+    assert run(source, tmp_path / "out", "--audio-dir", tmp_path / "moved" / "snd") == 0
+    assert read_manifest(tmp_path / "out")[0].audio == tmp_path / "moved" / "snd" / "1.flac"
+    capsys.readouterr()
+    assert run(source, tmp_path / "no", "--audio-dir", tmp_path / "out") == 2
+    assert "--audio-dir" in capsys.readouterr().err and not (tmp_path / "no").exists()
 
 
-def test_splits_are_deterministic_and_the_seed_moves_them(music, tmp_path):
-    splits = []
-    for n, seed in enumerate((0, 0, 1, 2, 3)):
-        rows, _ = imported(music, tmp_path / f"out{n}", seed=seed)
-        splits.append([row["split"] for row in rows.values()])
-    assert splits[0] == splits[1]
-    assert any(other != splits[0] for other in splits[2:])
+# ---- checking --------------------------------------------------------------------------
 
 
-def test_untagged_files_stay_with_the_album_in_whose_folder_they_lie():
-    def track(folder, album):
-        return SimpleNamespace(folder="/" + folder, group=album or "/" + folder)
-
-    tracks = [track("a", "one"), track("a", ""), track("b", "one"), track("b", "two"), track("c", "three"), track("c", "four"),
-              track("d", ""), track("a/cd2", "one")]
-    groups = joined_groups(tracks)
-    assert len({groups[0], groups[1], groups[2], groups[7]}) == 1      # one album, with the untagged file beside it
-    assert len(set(groups)) == 5      # one; two; three; four: all of c is tagged; d
-
-
-def test_split_sizes():
-    rng = np.random.default_rng(0)
-    groups = [f"g{g}" for g in range(60) for _ in range(rng.integers(1, 12))]
-    splits = split_groups(groups, 0.2, seed=0)
-    share = {split: splits.count(split) / len(splits) for split in ("train", "valid", "test")}
-    assert share == pytest.approx({"train": 0.7, "valid": 0.1, "test": 0.2}, abs=0.02)
-    assert len(set(zip(groups, splits))) == 60  # one split for each group
-    few = ["a"] * 50 + ["b"] * 5 + ["c"] * 4
-    assert split_groups(few, 0.2, 0) == ["train"] * 50 + ["test"] * 5 + ["valid"] * 4
-    assert set(split_groups(groups, 0.0, 0)) == {"train"}
-
-
-def test_one_album_is_split_by_track_and_the_report_says_so(tmp_path):
-    for n in range(10):
-        song(tmp_path / "m" / f"song {n}.ogg", seconds=10 + n, title=f"Song {chr(65 + n)}", album="Only")
-    rows, report = imported(tmp_path / "m", tmp_path / "out")
-    counts = [row["split"] for row in rows.values()]
-    assert (counts.count("train"), counts.count("valid"), counts.count("test")) == (7, 1, 2)
-    assert "split by track" in report
+def test_check_decodes_every_recording(tmp_path, capsys):
+    names = ["good.flac", "cut.flac", "text.mp3", "empty.wav", "late.ogg"]
+    for name in names:
+        song(tmp_path / "x" / name.replace("text.mp3", "text.ogg"), seconds=4)
+    data = (tmp_path / "x" / "cut.flac").read_bytes()
+    (tmp_path / "x" / "cut.flac").write_bytes(data[:len(data) // 2])
+    (tmp_path / "x" / "text.ogg").write_text("not audio")
+    (tmp_path / "x" / "empty.wav").write_bytes(b"")
+    source = table(tmp_path / "x", *names)
+    source.write_text("".join(line + (",b\n" if line[0] == "f" else ",9\n" if "late" in line else ",\n")
+                              for line in source.read_text().splitlines()))
+    options = ("--start", "b", "--overwrite")
+    assert run(source, tmp_path / "out", *options) == 0
+    assert [r.id for r in read_manifest(tmp_path / "out")] == ["good.flac", "cut.flac", "text.mp3", "late.ogg"]
+    capsys.readouterr()
+    assert run(source, tmp_path / "out", *options, "--check") == 0
+    assert [r.id for r in read_manifest(tmp_path / "out")] == ["good.flac"]
+    report = capsys.readouterr().out
+    assert "0 missing, 1 empty, 3 unreadable" in report
+    listed = (tmp_path / "out" / "left_out.txt").read_text().splitlines()
+    assert [line.split("\t")[:2] for line in listed] == [["empty", "empty.wav"]] + [
+        ["unreadable", name] for name in ("cut.flac", "text.mp3", "late.ogg")]
+    assert "truncated" in listed[1] and "not audio" in listed[2] and "outside" in listed[3]
+    assert all(line.split("\t")[2] in report for line in listed[1:])
 
 
-def test_playlists_ask_for_test_tracks_by_title_and_album(music, tmp_path):
-    rows, _ = imported(music, tmp_path / "out", test_share=0.4)
-    test = {name for name, row in rows.items() if row["split"] == "test"}
-    lists = [json.loads(line) for line in (tmp_path / "out" / "playlists.jsonl").read_text().splitlines()]
-    by_title = {row["title"].lower(): row for row in lists if row["set"] == "track"}
-    titles = defaultdict(set)
-    for name in test:
-        titles[rows[name]["text"]["sf"][0].lower()].add(name)
-    assert {title: set(row["tracks"]) for title, row in by_title.items()} == titles  # the "two"s in one
-    albums = [row for row in lists if row["set"] == "album"]
-    assert albums and all(len(row["tracks"]) >= 2 and set(row["tracks"]) < test for row in albums)
-    assert all(set(row) - {"description"} == {"set", "title", "tracks"} for row in lists)
-    assert all(row["description"] for row in lists if "description" in row)      # loose files have nothing to say
-    assert any("description" not in row for row in lists)
-    for row in read_rows(tmp_path / "out" / "playlists.jsonl", texts=("title",), optional=("description", "set")):
-        assert row[1] in lists      # as eval.py reads them
+def test_whole_videos_are_not_taken_for_clips(tmp_path, capsys):
+    home = tmp_path / "mc"
+    song(home / "abc.ogg", seconds=60)
+    (home / "musiccaps.csv").write_text("ytid,start_s,end_s,aspect_list,caption,is_audioset_eval\nabc,30,40,['x'],Y.,True\n")
+    assert run(home, tmp_path / "out", dataset="musiccaps") == 2
+    error = capsys.readouterr().err
+    assert "abc.ogg: 60 s" in error and "--whole-videos" in error and not (tmp_path / "out").exists()
+    assert run(home, tmp_path / "out", "--whole-videos", "--check", dataset="musiccaps") == 0
+    (recording,) = read_manifest(tmp_path / "out")
+    assert (recording.start, recording.duration) == (30.0, 10.0)
+    song(home / "abc.ogg", seconds=10)      # now it is the clip
+    assert run(home, tmp_path / "out2", dataset="musiccaps") == 0
+    (recording,) = read_manifest(tmp_path / "out2")
+    assert (recording.start, recording.duration) == (0.0, None)
 
 
-def test_two_folders_name_playlists_and_descriptions_hold_artist_and_album(tmp_path):
-    for n in range(6):
-        path = tmp_path / "m" / "Far" / "North" / "Winter" / f"{n}.ogg"
-        song(path, seconds=10 + n, title="Same", artist="Ann Lee", album=f"Hill {n}")
-    rows, _ = imported(tmp_path / "m", tmp_path / "out", test_share=0.5)
-    assert all(row["text"]["pl"] == ["Winter", "North"] for row in rows.values())
-    (row,) = map(json.loads, (tmp_path / "out" / "playlists.jsonl").read_text().splitlines())
-    assert row["title"] == "Same" and len(row["tracks"]) >= 2
-    assert row["description"].startswith("Ann Lee, Hill ")
+# ---- writing ---------------------------------------------------------------------------
 
 
-def test_cleaning_by_hand():
-    assert clean("  Dark__Forest \r\n Keep ") == "Dark Forest Keep"
-    assert clean("http://site.example/") == clean("www.site.example") == clean("???") == clean("- 12 -") == ""
-    assert clean("Unknown Artist") == clean("Track 07") == clean("untitled") == clean("Various Artists") == ""
-    assert clean("Unknown Pleasures") == "Unknown Pleasures" and clean("Title Theme") == "Title Theme"
-    assert clean("Ann <ann@site.example>") == "Ann" and clean("Ночь\x00") == "Ночь"
-    assert {clean_name(n) for n in ("03 - Blue Moon", "03. Blue Moon", "03_Blue_Moon")} == {"Blue Moon"}
-    assert clean_name("voc-dark") == "voc dark" and clean_name("theGreatFair") == "the Great Fair"
-    assert clean_name("99 Luftballons") == "Luftballons"  # the price of dropping track numbers
-    assert clean_name("1999") == ""
-    assert clean_name("ambient2") == "ambient 2" and clean_name("v1.2") == "v1.2"
-    assert clean_folder("naev-data") == "naev" and clean_folder("music") == clean_folder("CD1") == ""
-    assert clean_folder("Disc 2") == "" and clean_folder("Jazz Music") == "Jazz"
-    assert clean_comment("CC-BY-SA v3.00") == clean_comment("Ripped by me") == clean_comment("nice one") == ()
-    assert clean_comment("BonkEnc v1.0.14 <http://www.bonkenc.org/>") == ()
-    assert clean_comment("Made for the game\r\nhttp://wl.example.org") == ("Made for the game",)
-    assert clean_comment(" 00000A2B 00000C3D 000061D7 0000") == ()
-    assert clean_comment("Pence, licence and fence") == () != clean_comment("In frequency and essence")
+def test_nothing_is_replaced_unasked_and_nothing_stale_stays(tmp_path, capsys):
+    song(tmp_path / "x" / "1.wav")
+    source, out = table(tmp_path / "x", "1.wav"), tmp_path / "out"
+    assert run(source, out, "--tags", "t") == 0
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert set(before) == {"manifest.jsonl", "labels.json", "left_out.txt"}
+    capsys.readouterr()
+    assert run(source, out) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    (out / "playlists.jsonl").write_text("of an earlier import")
+    assert run(source, out, "--overwrite") == 0
+    assert {path.name for path in out.iterdir()} == {"manifest.jsonl", "left_out.txt"}
 
 
-def test_check_finds_what_headers_hide(tmp_path):
-    for n in range(3):
-        song(tmp_path / "m" / f"good {n}.flac", seconds=10 + n)
-    song(tmp_path / "m" / "cut.flac", seconds=15)
-    data = (tmp_path / "m" / "cut.flac").read_bytes()
-    (tmp_path / "m" / "cut.flac").write_bytes(data[: len(data) // 2])
-    assert len(imported(tmp_path / "m", tmp_path / "out")[0]) == 4
-    rows, report = imported(tmp_path / "m", tmp_path / "out", check=True)
-    assert len(rows) == 3 and "cut.flac" in report
+def test_a_failure_leaves_what_was_there(tmp_path, capsys, monkeypatch):
+    song(tmp_path / "x" / "1.wav")
+    source, out = table(tmp_path / "x", "1.wav"), tmp_path / "out"
+    assert run(source, out) == 0
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
 
+    def full(*_):
+        raise OSError(28, "No space left on device")
 
-def test_files_are_replaced_whole(music, tmp_path, monkeypatch):
-    imported(music, tmp_path / "out")
-    files = [tmp_path / "out" / "manifest.jsonl", tmp_path / "out" / "playlists.jsonl"]
-    before = [file.read_bytes() for file in files]
-    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt):
-        import_folder(music, tmp_path / "out", min_seconds=18)
-    assert [file.read_bytes() for file in files] == before
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        assert run(source, out, "--overwrite", "--tags", "t") == 2
+    error = capsys.readouterr().err.strip()
+    assert "No space left" in error and "\n" not in error
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    (tmp_path / "file").write_text("in the way")
+    assert run(source, tmp_path / "file") == 2 and (tmp_path / "file").read_text() == "in the way"
+    assert "not a folder" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(os.name != "posix", reason="names of bytes exist on POSIX only")
-def test_a_name_that_is_not_utf_8_survives(tmp_path):
-    folder = tmp_path / "m"
-    for n in range(3):
-        song(folder / f"good {n}.ogg", seconds=10 + n)
+def test_a_name_that_is_not_utf_8_survives(tmp_path, capsys):
+    home, name = tmp_path / "genres", os.fsdecode(b"caf\xe9")
+    song(home / "cafe" / "rock.00001.wav")
+    song(home / "cafe" / "rock.00008.wav")
     try:
-        os.rename(os.fsencode(folder / "good 0.ogg"), os.fsencode(folder) + b"/caf\xe9 bar.ogg")
+        (home / "cafe").rename(home / name)
     except OSError:
         pytest.skip("this file system takes UTF-8 only")
-    import_folder(folder, tmp_path / "out")
-    assert all(os.path.isfile(r.audio) for r in read_manifest(tmp_path / "out"))
+    assert run(home, tmp_path / "out", dataset="gtzan") == 0
+    assert all(os.path.isfile(recording.audio) for recording in read_manifest(tmp_path / "out"))
+    (home / name / "rock.00001.wav").write_text("no audio")
+    assert run(home, tmp_path / "out2", "--check", dataset="gtzan") == 0
+    assert "caf\\udce9/rock.00001.wav: not audio" in capsys.readouterr().out
 
 
-def test_command_line(music, tmp_path, capsys):
+# ---- statistics ------------------------------------------------------------------------
+
+
+def test_statistics_by_hand():
+    lines = [{"split": "train", "tags": ["x"], "text": {"sf": ["one", "two words"], "lf": ["five words are in here"]}},
+             {"split": "train", "tags": [], "text": {"sf": ["drei kleine Wörter"]}}, {"split": "test", "text": {}}]
+    assert [line.split() for line in text_table(lines).splitlines()[1:]] == [
+        ["SF", "2", "3", "1.50", "2.00"], ["LF", "1", "1", "1.00", "5.00"], ["PL", *"00--"], ["ASET", *"00--"]]
+    assert [line.split() for line in split_table(lines).splitlines()[1:]] == [
+        ["train", "2", "2", "1", "0", "0", "1"], ["valid", *"000000"], ["test", "1", *"00000"]]
+
+
+# ---- size ------------------------------------------------------------------------------
+
+MEASURED = """
+import sys, time
+from mulan_min.importers import main
+began = time.perf_counter()
+assert main(sys.argv[1:]) == 0
+print("seconds", time.perf_counter() - began)
+print(open("/proc/self/status").read())
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="peak memory is read from /proc, which Linux has")
+def test_fifty_thousand_recordings(tmp_path):
+    """MagnaTagATune's layout, the widest table of all; every sound is a link to one file, since none is opened.
+
+    The peak is the child's own (VmHWM): ru_maxrss of a child begins with what its parent had.
+    """
+    home, count = tmp_path / "mtat", 50_000
+    for digit in "0123456789abcdef":
+        (home / digit).mkdir(parents=True)
+    (home / "one").write_bytes(b"x")
+    tags, paths = [f"tag {n}" for n in range(188)], [f"{n % 16:x}/a_singer-an_album-{n:05d}-0-29.mp3" for n in range(count)]
+    for path in paths:
+        os.link(home / "one", home / path)
+    cells = "\t".join('"1"' if n % 50 == 0 else '"0"' for n in range(188))
+    with open(home / "annotations_final.csv", "w") as annotations, open(home / "clip_info_final.csv", "w") as info:
+        annotations.write("\t".join(f'"{name}"' for name in ("clip_id", *tags, "mp3_path")) + "\n")
+        info.write("clip_id\ttitle\tartist\talbum\n")
+        for n, path in enumerate(paths):
+            annotations.write(f'"{n}"\t{cells}\t"{path}"\n')
+            info.write(f'"{n}"\t"Title of number {n}"\t"A Singer"\t"An Album"\n')
+    done = subprocess.run([sys.executable, "-c", MEASURED, "mtat", str(home), str(tmp_path / "out")], cwd=ROOT, text=True,
+                          capture_output=True, timeout=240, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert done.returncode == 0, done.stderr
+    rows = sum(1 for _ in open(tmp_path / "out" / "manifest.jsonl"))
+    shutil.rmtree(home)      # pytest keeps folders of earlier runs
+    seconds = float(done.stdout.split("seconds")[1].split()[0])
+    megabytes = int(done.stdout.split("VmHWM:")[1].split()[0]) / 1024
+    print(f"{count} recordings: {seconds:.1f} s, {megabytes:.0f} MiB")
+    assert rows == count and megabytes < 1024 and seconds < 120      # 30 s is the aim; the machine may be busy
+
+
+# ---- the folder of one's own music -----------------------------------------------------
+
+
+def test_command_line(music, tmp_path, capsys):  # noqa: F811
     options = ["--test-share", "0.3", "--min-seconds", "1"]
     assert main(["folder", str(music), str(tmp_path / "out"), *options]) == 0
     out = capsys.readouterr().out
@@ -228,9 +248,19 @@ def test_command_line(music, tmp_path, capsys):
         (["folder", str(tmp_path / "nowhere"), str(tmp_path / "o")], "nowhere"),
         (["folder", str(music), str(tmp_path / "o"), "--min-seconds", "999"], "too short"),
         (["folder", str(music), str(tmp_path / "o"), "--test-share", "0.9"], "--test-share"),
+        (["gtzan", str(tmp_path / "nowhere"), str(tmp_path / "o")], "nowhere: no such folder"),
+        (["csv", str(music), str(tmp_path / "o"), "--audio", "x"], "no such file"),
     ):
         assert main(argv) == 2
         error = capsys.readouterr().err.strip()
         assert part in error and "\n" not in error
     with pytest.raises(UserError):
         import_folder(tmp_path / "nowhere", tmp_path / "o")
+
+
+def test_it_runs_as_a_module():
+    done = subprocess.run([sys.executable, "-m", "mulan_min.importers", "--help"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0
+    page = (ROOT / "tutorials" / "datasets.md").read_text(encoding="utf-8")      # which messages about missing files name
+    for name in "folder mtat audioset musiccaps jamendo fma gtzan csv".split():
+        assert f"    {name} " in done.stdout and f"mulan_min.importers {name} " in page

@@ -141,6 +141,15 @@ def test_crashed_and_resumed_is_the_same_to_the_bit(whole, small_world, tmp_path
     assert [json.loads(line)["step"] for line in (run / "metrics.jsonl").open()] == [4, 6, 8, 12, 12]
 
 
+def test_readers_get_the_cores_that_were_asked_for(small_world, tmp_path):
+    threads = torch.get_num_threads()
+    try:
+        smoke(small_world, tmp_path, "--reader-cores", str(os.cpu_count()), "--steps", "1")
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(threads)
+
+
 def test_the_seed_matters(whole, small_world, tmp_path):
     smoke(small_world, tmp_path / "run", "--audio", whole.name, "--seed", "1")
     assert not same(weights(tmp_path / "run")["model"], weights(whole)["model"])

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from mulan_min.config import resolve
-from mulan_min.data import Batches, read_clip_window, read_collection, shuffle_pairs
+from mulan_min.data import Batches, loader, read_clip_window, read_collection, shuffle_pairs
 from mulan_min.demo_world import make_world
 from mulan_min.loss import chance_loss, clamp_temperature, cmc_loss
 from mulan_min.metrics import roc_auc
@@ -84,7 +84,7 @@ for name, tower in (("audio", model.audio), ("text", model.text)):
     print(f"{name} tower: {sum(p.numel() for p in tower.parameters()) / 1e6:.2f} M parameters")
 
 # %% [markdown]
-# The audio tower first turns the waveform into a log-mel spectrogram: frames of 25 ms, the power of each in 64 bands that
+# The audio tower first turns the waveform into a log-mel spectrogram: frames of 50 ms, the power of each in 64 bands that
 # are spaced as we hear, and the logarithm, because loudness is heard in ratios. What is left is a picture.
 
 # %%
@@ -190,22 +190,24 @@ print(f"mean cosine between two texts: {alike:.2f} before, {alikeness(model):.2f
 assert FAST or alikeness(model) < alike - 0.1      # four steps are too few
 
 # %% [markdown]
-# `train.py` holds the real loop, with mixed precision, checkpoints and validation. Its heart is this. We run it twice: once
-# on the pairs as they are, and once as a **control** where every recording has got the texts of another, for good. The
-# control sees the same sounds and the same sentences. If it did as well, our figures would not be about music.
+# `train.py` holds the real loop, with mixed precision, checkpoints and validation. Its heart is this, while a second process
+# reads the next batches and makes their spectrograms. We run it twice: once on the pairs as they are, and once as a
+# **control** where every recording has got the texts of another, for good. The control sees the same sounds and the same
+# sentences. If it did as well, our figures would not be about music.
 
 # %%
 def fit(start, recordings):
     """Trains a copy of the model `start`; -> (model in eval mode, loss of each step)."""
     torch.manual_seed(0)
     model = copy.deepcopy(start).train()
-    batches, losses, optim, steps = Batches(recordings, config, tokenizer), [], config.optim, config.optim.steps
+    batches = Batches(recordings, config, tokenizer, prepare=model.audio.spectrogram)
+    losses, optim = [], config.optim
     optimizer = torch.optim.AdamW([{"params": model.audio.parameters(), "lr": optim.lr},
                                    {"params": [*model.text.parameters(), model.temperature], "lr": optim.text_lr}],
                                   weight_decay=optim.weight_decay)
-    rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, [optim.lr, optim.text_lr], total_steps=steps, pct_start=0.1)
-    for step in range(steps):
-        loss = cmc_loss(*embed(model, batches[step]), model.temperature)
+    rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, [optim.lr, optim.text_lr], total_steps=optim.steps, pct_start=0.1)
+    for batch in loader(batches, first_step=0, workers=1):
+        loss = cmc_loss(*embed(model, batch), model.temperature)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), optim.clip_norm)
