@@ -219,7 +219,7 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     asked = []
     monkeypatch.setattr(demo_world, "make_world", lambda *arguments: asked.append(arguments) or tmp_path)
     demo_world.main([str(tmp_path), "--recordings", "30", "--seed", "7"])
-    assert asked == [(str(tmp_path), 30, 7)] and capsys.readouterr().out == f"{tmp_path}\n"
+    assert asked == [(str(tmp_path), 30, 7)] and capsys.readouterr().out == f"{tmp_path}: 30 recordings, 0 MB, 0 s\n"
     monkeypatch.undo()
     (tmp_path / "something").touch()
     with pytest.raises(SystemExit) as stop:
