@@ -79,8 +79,8 @@ def gain(figures):
 def tables():
     """A table for each set of runs: a line for each of ROWS, a column for each tower and control, mean +- sd over seeds."""
     sets = defaultdict(lambda: defaultdict(list))
-    for path in sorted(RESULTS.glob("*.json")):
-        row = json.loads(path.read_text())
+    found = [json.loads(path.read_text()) for path in RESULTS.glob("*.json")]
+    for row in sorted(found, key=lambda row: (row["control"], row["audio"], row["seed"])):
         row["figures"]["gain"] = gain(row["figures"])
         sets[row["label"]][row["audio"] + (" control" if row["control"] else "")].append(row)
     for label, runs in sorted(sets.items()):
