@@ -36,6 +36,7 @@ from mulan_min.wordpiece import encode, train_wordpiece
 
 FAST = bool(os.environ.get("FAST"))      # the small size that the tests run; the text below describes the full size
 began = time.perf_counter()
+torch.set_num_threads(max(1, os.cpu_count() - 1))      # one core is for the process that reads
 
 # %% [markdown]
 # ## 1. A world to learn about
