@@ -30,10 +30,10 @@ ROWS = [("zero-shot tagging, all labels, macro ROC-AUC", "tagging, all, roc_auc"
         ("... mAP", "retrieval, playlist/description, average_precision"),
         ("triplets, label and its description", "triplet, ontology, accuracy"),
         ("triplets, playlist title and its description", "triplet, playlist, accuracy"),
-        ("title to its recording, ROC-AUC", "retrieval, own text, roc_auc"),
-        ("... mAP", "retrieval, own text, average_precision"),
-        ("... recall at 10", "retrieval, own text, recall_at_10"),
-        ("... median rank", "retrieval, own text, median_rank")]
+        ("track title to its recording, ROC-AUC", "retrieval, track/title, roc_auc"),
+        ("... mAP", "retrieval, track/title, average_precision"),
+        ("album title to its tracks, ROC-AUC", "retrieval, album/title, roc_auc"),
+        ("... mAP", "retrieval, album/title, average_precision")]
 
 
 def hardware():
