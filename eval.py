@@ -1,6 +1,9 @@
 """Evaluate a run: python eval.py --task tagging|probe|retrieval|triplet|all [--run runs/ast] [--data DIR]
 
-Prints a table for each task, the chance level beside every figure, and writes RUN/eval/TASK.json.
+Prints a table for each task, the chance level beside every figure, and writes RUN/eval/TASK.json. With --triplets audioset
+the triplets are AudioSet's class names and descriptions. With --text-encoder they judge any BERT instead of a run:
+
+    python eval.py --task triplet --text-encoder DIR --pool mean --triplets audioset --ontology FILE
 """
 
 import argparse
@@ -13,6 +16,7 @@ from mulan_min import checkpoint, tasks
 from mulan_min.config import UserError, run_script
 from mulan_min.mulan import MuLan
 from mulan_min.report import results_table
+from mulan_min.weights import TextEncoder
 
 TASKS = {task.__name__: task for task in (tasks.tagging, tasks.probe, tasks.retrieval, tasks.triplet)}
 
@@ -23,15 +27,33 @@ def main(argv=None):
     parser.add_argument("--task", default="all", help=", ".join(TASKS) + " or all [all]")
     parser.add_argument("--run", metavar="DIR", help="run folder or checkpoint file [the newest under runs/]")
     parser.add_argument("--data", metavar="DIR", action="append", help="may be repeated [the run's own]")
+    parser.add_argument("--triplets", metavar="audioset", help="triplets of the --ontology instead of a collection's")
+    parser.add_argument("--ontology", metavar="FILE", help="AudioSet's ontology.json")
+    parser.add_argument("--text-encoder", metavar="DIR", help="judge this BERT, not a run; writes runs/DIR-POOL/eval/")
+    parser.add_argument("--pool", help="mean (SBERT) or cls (SimCSE): how --text-encoder makes one vector [mean]")
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap intervals [0]")
     args = parser.parse_args(argv)
     if args.task not in (*TASKS, "all"):
         raise UserError(f"--task '{args.task}' is not one of {', '.join(TASKS)}, all")
     names = list(TASKS) if args.task == "all" else [args.task]
+    check_text_options(args)
 
-    run = Path(args.run) if args.run else newest_run(Path("runs"))
-    model = MuLan.load(run)
-    folders = args.data or model.config.data.data
+    if args.text_encoder:
+        pool = args.pool or "mean"
+        model, run = TextEncoder(args.text_encoder, pool), Path("runs") / f"{Path(args.text_encoder).resolve().name}-{pool}"
+        print("\n".join(model.report))
+    else:
+        run = Path(args.run) if args.run else newest_run(Path("runs"))
+        model = MuLan.load(run)
+    if args.triplets:
+        started = time.perf_counter()
+        rows, notes = tasks.ontology_triplets(args.ontology)
+        result = tasks.judge_triplets(model, rows, args.seed)
+        seconds = round(time.perf_counter() - started, 2)
+        result = {"data": f"audioset ({args.ontology})", "seconds": seconds, **result, "notes": notes}
+        show("triplet", run, result)
+        return {"triplet": save("triplet", run, args.seed, [result], "triplet_audioset")}
+    folders = args.data or (model.config.data.data if not args.text_encoder else [])
     if not folders:
         raise UserError(f"{run}: its config names no collection; give one with --data DIR")
 
@@ -59,6 +81,24 @@ def main(argv=None):
     return {name: save(name, run, args.seed, parts) for name, parts in results.items() if parts}
 
 
+def check_text_options(args):
+    """Raises UserError for options that do not go together."""
+    if args.triplets not in (None, "audioset"):
+        raise UserError(f"--triplets {args.triplets} is not audioset; a collection's own triplets need no --triplets")
+    if bool(args.triplets) != bool(args.ontology):
+        raise UserError("--triplets audioset and --ontology FILE go together")
+    if (args.triplets or args.text_encoder) and args.task != "triplet":
+        raise UserError("--triplets and --text-encoder need --task triplet")
+    if args.triplets and args.data:
+        raise UserError("--triplets audioset needs no --data; leave one of them out")
+    if args.text_encoder and args.run:
+        raise UserError("--text-encoder stands instead of --run; leave one of them out")
+    if args.text_encoder and not (args.triplets or args.data):
+        raise UserError("--text-encoder needs triplets: --data DIR, or --triplets audioset --ontology FILE")
+    if args.pool and not args.text_encoder:
+        raise UserError("--pool goes with --text-encoder")
+
+
 def newest_run(root):
     """The run folder under `root` whose checkpoint was written last."""
     runs = [path.parent for name in ("best.pt", "last.pt") for path in root.glob(f"*/{name}")]
@@ -75,12 +115,12 @@ def show(name, run, result):
         print(f"note: {note}", file=sys.stderr)
 
 
-def save(name, run, seed, collections):
-    """Write RUN/eval/TASK.json and return what is in it."""
+def save(name, run, seed, collections, file=None):
+    """Write RUN/eval/TASK.json, or `file`.json there, and return what is in it."""
     result = {"task": name, "run": str(run), "seed": seed, "collections": collections}
     folder = (run.parent if run.is_file() else run) / "eval"
     text = json.dumps(result, indent=1, allow_nan=False)
-    checkpoint.write_atomically(folder / f"{name}.json", lambda path: path.write_text(text))
+    checkpoint.write_atomically(folder / f"{file or name}.json", lambda path: path.write_text(text))
     return result
 
 

