@@ -2,6 +2,7 @@
 
     python tutorials/measure.py --audio ast --seeds 0 1 2          # writes tutorials/results/ast-seed0.json, ...
     python tutorials/measure.py --audio ast --seeds 0 --control    # trained on shuffled pairs
+    python tutorials/measure.py --audio ast --arm warm --text-init DIR    # a variation: the rest goes to train.py
     python tutorials/measure.py --table                            # mean and sd over the seeds of what is there
 """
 import argparse
@@ -52,17 +53,17 @@ def run(*command):
     return time.perf_counter() - began
 
 
-def measure(audio, seed, control, label, evaluate_only, more):
-    name = f"{label + '-' if label else ''}{audio}-{'control-' if control else ''}seed{seed}"
+def measure(audio, seed, control, label, arm, evaluate_only, more):
+    name = "-".join(filter(None, (label, audio, arm, "control" if control else "", f"seed{seed}")))
     command = ["train.py", "--audio", audio, "--seed", str(seed), "--run", f"runs/{name}", "--overwrite",
-               *(["--shuffle-pairs"] if control else []), *more]
+               *(["--shuffle-pairs"] if control else []), *(part.replace("SEED", str(seed)) for part in more)]
     old = RESULTS / f"{name}.json"
     train_seconds = json.loads(old.read_text())["train_seconds"] if evaluate_only else run(*command)
     eval_seconds = run("eval.py", "--task", "all", "--run", f"runs/{name}")
     tasks = {path.stem: json.loads(path.read_text()) for path in sorted(Path(f"runs/{name}/eval").glob("*.json"))}
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    row = {"command": "python " + " ".join(command), "label": label, "audio": audio, "seed": seed, "control": control, "commit": commit,
-           "hardware": hardware(), "train_seconds": round(train_seconds), "eval_seconds": round(eval_seconds),
+    row = {"command": "python " + " ".join(command), "label": label, "audio": audio, "arm": arm, "seed": seed, "control": control,
+           "commit": commit, "hardware": hardware(), "train_seconds": round(train_seconds), "eval_seconds": round(eval_seconds),
            "figures": {f"{task}, {group}, {metric}": {"value": figure["value"], "chance": figure["chance"]}
                        for task, result in tasks.items() for group, content in result["collections"][0]["sets"].items()
                        for metric, figure in content.items() if isinstance(figure, dict) and "value" in figure}}
@@ -77,14 +78,20 @@ def gain(figures):
 
 
 def tables():
-    """A table for each set of runs: a line for each of ROWS, a column for each tower and control, mean +- sd over seeds."""
+    """A table for each set of runs: a line for each of ROWS, a column for each tower, arm and control, mean +- sd over seeds.
+    The demo world's arms have a table of their own, each tower without an arm beside them."""
     sets = defaultdict(lambda: defaultdict(list))
     found = [json.loads(path.read_text()) for path in RESULTS.glob("*.json")]
-    for row in sorted(found, key=lambda row: (row["control"], row["audio"], row["seed"])):
+    for row in sorted(found, key=lambda row: (row["control"], row["audio"], row.get("arm", ""), row["seed"])):
         row["figures"]["gain"] = gain(row["figures"])
-        sets[row["label"]][row["audio"] + (" control" if row["control"] else "")].append(row)
+        arm, control = row.get("arm", ""), row["control"]
+        column = " ".join(filter(None, (row["audio"], arm, "control" if control else "")))
+        if row["label"] or not arm:
+            sets[row["label"] or "demo world"][column].append(row)
+        if not row["label"] and not control and (arm or any(r.get("arm") and r["audio"] == row["audio"] for r in found)):
+            sets["demo world, arms"][column].append(row)
     for label, runs in sorted(sets.items()):
-        print(f"\n{label or 'demo world'}\n\n| | " + " | ".join(runs) + " | chance |\n|---|" + "---|" * (len(runs) + 1))
+        print(f"\n{label}\n\n| | " + " | ".join(runs) + " | chance |\n|---|" + "---|" * (len(runs) + 1))
         for title, name in ROWS:
             columns = [[row["figures"][name] for row in found if row["figures"].get(name)] for found in runs.values()]
             if any(columns):
@@ -105,10 +112,11 @@ if __name__ == "__main__":
     parser.add_argument("--control", action="store_true", help="train on shuffled pairs")
     parser.add_argument("--evaluate-only", action="store_true", help="of runs that are there; their training time is kept")
     parser.add_argument("--label", default="", help="names a set of runs apart from the README's, e.g. with --data")
+    parser.add_argument("--arm", default="", help="names a variation, a column of its own; train.py gets SEED as the seed")
     parser.add_argument("--table", action="store_true", help="print the table of the results at hand")
     args, more = parser.parse_known_args()      # the rest goes to train.py
     if args.audio:
         for seed in args.seeds:
-            measure(args.audio, seed, args.control, args.label, args.evaluate_only, more)
+            measure(args.audio, seed, args.control, args.label, args.arm, args.evaluate_only, more)
     if args.table or not args.audio:
         tables()
