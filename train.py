@@ -1,4 +1,5 @@
 """Train a MuLan. `python train.py --audio ast` makes the demo world, trains on it, validates, and saves runs/ast/.
+`--objective tags` trains the audio tower alone, as a classifier, which another run may start from: `--audio-init runs/tags`.
 
 A run folder holds config.json, tokenizer.json, metrics.jsonl, last.pt (to go on with --resume) and best.pt (to use).
 """
@@ -9,6 +10,7 @@ import signal
 import sys
 import threading
 import time
+from collections import Counter
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -18,12 +20,14 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import torch
+import torch.nn.functional as F
 from tqdm import tqdm
 
-from mulan_min import checkpoint
+from mulan_min import checkpoint, metrics
 from mulan_min.audio import AudioError
 from mulan_min.config import UserError, config_from_dict, parse_ratio, parser, resolve, run_script, to_json
-from mulan_min.data import Batches, check_lost, loader, read_clip_window, read_collection, shuffle_pairs
+from mulan_min.data import (Batches, check_lost, label_table, loader, read_clip_window, read_collection, shuffle_pairs,
+                            with_tags)
 from mulan_min.demo_world import make_world
 from mulan_min.loss import chance_loss, clamp_temperature, cmc_loss
 from mulan_min.mulan import MuLan, default_device
@@ -46,8 +50,11 @@ def main(argv=None):
     if not config.data.data:
         folder = Path(f"data/demo-{config.data.demo_recordings}")
         config.data.data = [str(make_world(folder, recordings=config.data.demo_recordings))]
-    recordings = read_collection(config.data.data, "train")
-    valid = choose_valid(read_collection(config.data.data, "valid"), config)
+    recordings, valid = (read_collection(config.data.data, split) for split in ("train", "valid"))
+    sources, classify = parse_ratio(config.data.ratio), config.optim.objective == "tags"
+    if classify:
+        recordings, valid = with_tags(recordings), with_tags(valid)
+    valid = choose_valid(valid, config)
     if config.data.shuffle_pairs:
         recordings = shuffle_pairs(recordings, config.optim.seed)
 
@@ -56,22 +63,26 @@ def main(argv=None):
     if state:
         model = MuLan.from_state(state, run / "last.pt")
     else:
-        texts = [[text for source in parse_ratio(config.data.ratio) for text in r.text.get(source, [])] for r in recordings]
+        texts = [[text for source in sources for text in r.text.get(source, [])] for r in recordings]
         text = config.text
         vocab = text.text_init or text.vocab
         tokenizer = load_wordpiece(vocab) if vocab else train_wordpiece(chain.from_iterable(texts), text.vocab_size)
-        model = MuLan(config, tokenizer)
+        model = MuLan(config, tokenizer, choose_labels(texts, config) if classify else ())
         if text.text_init:
             say("\n".join(init_text(model, text.text_init)))
         if config.tower.audio_init:
             say("\n".join(init_audio(model, config.tower.audio_init)))
+    if classify:
+        share = label_table([r for r in recordings if r.text.keys() & sources.keys()], model.labels, sources).mean(0)
+        if not state:
+            model.text.bias.data = share.logit(1e-3)      # the answer without sound: rare labels start as rare ones
     # Without a GPU the processes that read make the spectrograms too, and may have cores of their own.
-    on_cpu = device.type == "cpu"
-    if on_cpu:
+    prepare = model.audio.spectrogram if device.type == "cpu" else None
+    if prepare:
         torch.set_num_threads(min(torch.get_num_threads(), max(1, os.cpu_count() - config.data.reader_cores)))
     model.to(device).train()
-    batches = Batches(recordings, config, model.tokenizer, prepare=model.audio.spectrogram if on_cpu else None)
-    if config.text.text_warmup and not state:
+    batches = Batches(recordings, config, model.tokenizer, prepare=prepare, labels=model.labels)
+    if config.text.text_warmup and not state and not classify:
         warm_up_text(model, [group for group in texts if group], config, device, say)
     optimizer = make_optimizer(model, config)
     step, best, elapsed = 0, -math.inf, 0.0
@@ -82,17 +93,20 @@ def main(argv=None):
         clear(run)
     (run / "config.json").write_text(to_json(config))
     save_wordpiece(model.tokenizer, run / "tokenizer.json")
-    metrics = reopen_metrics(run / "metrics.jsonl", step)
+    journal = reopen_metrics(run / "metrics.jsonl", step)
 
     def save(name):
         checkpoint.save(run / name, {
             "step": step, "best": best, "seconds": elapsed, "config": config.to_dict(),
-            "tokenizer": model.tokenizer.to_str(), "model": model.state_dict(), "optimizer": optimizer.state_dict()})
+            "tokenizer": model.tokenizer.to_str(), "labels": model.labels, "model": model.state_dict(),
+            "optimizer": optimizer.state_dict()})
 
     size, optim = config.optim.batch_size, config.optim
+    chance, right_chance = label_chances(share) if classify else (chance_loss(size), 1 / size)
     parameters = [sum(p.numel() for p in tower.parameters()) / 1e6 for tower in (model.audio, model.text)]
-    say(f"{config.tower.audio} {parameters[0]:.1f} M + bert {parameters[1]:.1f} M parameters on {device} in {optim.precision}; "
-        f"{len(recordings)} recordings, {optim.steps} steps of {size} clips; chance loss {chance_loss(size):.3f}")
+    reads = f"{len(model.labels)} labels" if classify else "bert"
+    say(f"{config.tower.audio} {parameters[0]:.1f} M + {reads} {parameters[1]:.1f} M parameters on {device} in {optim.precision}; "
+        f"{len(recordings)} recordings, {optim.steps} steps of {size} clips; chance loss {chance:.3f}")
     lost, waited, began = {}, 0.0, time.perf_counter()
     bar = tqdm(total=optim.steps, initial=step, unit="step", disable=not sys.stderr.isatty(), dynamic_ncols=True)
     with stop_requested() as stop, bar:
@@ -111,10 +125,8 @@ def main(argv=None):
             torch.manual_seed(optim.seed * 1_000_003 + step)
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * schedule(step, optim)
-            sound, tokens, mask = (batch[key].to(device, non_blocking=True) for key in ("sound", "tokens", "mask"))
-            with torch.autocast(device.type, torch.bfloat16, enabled=optim.precision == "bf16"):
-                audio, text = model(sound, tokens, mask)
-            loss = cmc_loss(audio, text, model.temperature)
+            inputs = {key: x.to(device, non_blocking=True) for key, x in batch.items() if torch.is_tensor(x)}
+            loss, right = (label_loss if classify else pair_loss)(model, inputs, optim.precision == "bf16")
             if not math.isfinite(loss.item()):
                 raise UserError(f"step {step}: the loss is {loss.item()}; the last checkpoint is kept; lower --lr or look at "
                                 f"the batch: {', '.join(batch['ids'])}")
@@ -128,19 +140,20 @@ def main(argv=None):
 
             now = time.perf_counter()
             if step % optim.log_every == 0 or step == optim.steps:
-                row = {"step": step, "loss": loss.item(), "chance": chance_loss(size), "r1": recall_at_1(audio, text),
-                       "r1_chance": 1 / size, "temperature": model.temperature.item(), "grad_norm": norm.item(),
+                row = {"step": step, "loss": loss.item(), "chance": chance, "r1": right.item(), "r1_chance": right_chance,
+                       "temperature": model.temperature.item(), "grad_norm": norm.item(),
                        "clips_per_s": (step - marked_step) * size / (now - marked), "wait": waited / (now - marked),
                        "seconds": elapsed + now - began}
-                log(metrics, row)
+                log(journal, row)
                 say("step {step:5d}  loss {loss:.3f} (chance {chance:.3f})  R@1 {r1:.3f} (chance {r1_chance:.3f})  tau "
                     "{temperature:.3f}  grad {grad_norm:.2f}  {clips_per_s:.0f} clips/s  data wait {wait:.1%}".format(**row))
                 marked, marked_step, waited = now, step, 0.0
             if step % optim.valid_every == 0 or step == optim.steps:
                 paused = time.perf_counter()
-                auc = validate(model, valid)
-                log(metrics, {"step": step, "valid_auc": auc})
-                say(f"step {step:5d}  validation: own text before another's, AUC {auc:.3f} (chance 0.500)"
+                auc = validate(model, valid, sources)
+                log(journal, {"step": step, "valid_auc": auc})
+                what = "labels, macro" if classify else "own text before another's,"
+                say(f"step {step:5d}  validation: {what} AUC {auc:.3f} (chance 0.500)"
                     + ("  best so far" if auc > best else ""))
                 elapsed, began = elapsed + time.perf_counter() - began, time.perf_counter()
                 if auc > best:
@@ -152,7 +165,7 @@ def main(argv=None):
         if stop.is_set() and step < optim.steps:
             save("last.pt")
             say(f"stopped after step {step}, saved {run / 'last.pt'}; go on with --resume --run {run}")
-    metrics.close()
+    journal.close()
     if step == optim.steps:
         say(f"done, {elapsed:.0f} s of training steps, best validation AUC {best:.3f}, {len(lost)} recordings left out; now: "
             f"python eval.py --task all --run {run}")
@@ -207,7 +220,7 @@ def reopen(run, typed, overwrite, device):
 def make_optimizer(model, config):
     """AdamW with a rate for each tower; weight decay on matrices and kernels only, as is usual (our choice)."""
     optim, groups = config.optim, []
-    for part, rate in ((model.audio, optim.lr), (model.text, optim.text_lr)):
+    for part, rate in ((model.audio, optim.lr), (model.text, optim.lr if model.labels else optim.text_lr)):
         matrices = [p for p in part.parameters() if p.ndim > 1]
         vectors = [p for p in part.parameters() if p.ndim <= 1]
         groups += [{"params": matrices, "peak": rate, "weight_decay": optim.weight_decay},
@@ -238,9 +251,41 @@ def faster_precision(device):
     return "bf16" if seconds[torch.bfloat16] < 0.8 * seconds[torch.float32] else "fp32"
 
 
+def pair_loss(model, batch, bf16):
+    """Pairs of sound and text -> (CMC loss, R@1)."""
+    with torch.autocast(batch["sound"].device.type, torch.bfloat16, enabled=bf16):
+        audio, text = model(batch["sound"], batch["tokens"], batch["mask"])
+    return cmc_loss(audio, text, model.temperature), recall_at_1(audio, text)
+
+
 def recall_at_1(audio, text):
     """Share of the batch whose recording is nearest to its own text."""
-    return (audio @ text.T).argmax(dim=1).eq(torch.arange(len(audio), device=audio.device)).float().mean().item()
+    return (audio.detach() @ text.detach().T).argmax(dim=1).eq(torch.arange(len(audio), device=audio.device)).float().mean()
+
+
+def label_loss(model, batch, bf16):
+    """Sound and labels -> (binary cross entropy, R@1: share of the recordings whose highest label is one of theirs)."""
+    with torch.autocast(batch["sound"].device.type, torch.bfloat16, enabled=bf16):
+        audio = model.audio(batch["sound"])
+    logits, targets = model.text(audio, model.temperature), batch["targets"]
+    return F.binary_cross_entropy_with_logits(logits, targets), targets.gather(1, logits.argmax(1, keepdim=True)).mean()
+
+
+def label_chances(share):
+    """(binary cross entropy, R@1) of who knows no more than each label's share of the recordings."""
+    return F.binary_cross_entropy(share, share).item(), share.max().item()
+
+
+def choose_labels(texts, config):
+    """The labels on enough recordings to be learned, in alphabetical order; `texts` has a list for each recording. Raises
+    UserError when there are none."""
+    counts, least = Counter(text for group in texts for text in set(group)), config.data.label_recordings
+    labels = sorted(label for label, count in counts.items() if count >= least)
+    if not labels:
+        raise UserError(f"none of {len(counts)} labels in --ratio {config.data.ratio} is on {least} or more training recordings: "
+                        "lower --label-recordings, or name another source of labels")
+    say(f"{len(labels)} labels are on {least} or more recordings, {len(counts) - len(labels)} others are left out")
+    return labels
 
 
 def choose_valid(recordings, config):
@@ -262,17 +307,29 @@ def choose_valid(recordings, config):
     return chosen
 
 
-def validate(model, recordings):
+def validate(model, recordings, sources):
     """How often a validation recording's own text lies nearer to it than to another recording: chance 0.5. It needs no
-    labels, so it chooses checkpoints in the same way on anybody's music."""
+    labels, so it chooses checkpoints in the same way on anybody's music. For a classifier its labels' macro ROC-AUC."""
     front = model.config.front
     audio = model.embed_audio([read_clip_window(r, front.seconds, front.sample_rate, 0.5) for r in recordings])
+    if model.labels:
+        return label_auc(model, audio, label_table(recordings, model.labels, sources).bool())
     pairs = [(i, texts[0]) for i, r in enumerate(recordings) for texts in r.text.values()]
     owner = torch.tensor([i for i, _ in pairs])
     scores = model.embed_text([text for _, text in pairs]) @ audio.T                # (texts, recordings)
     own = scores.gather(1, owner[:, None])
     beaten = (scores < own).sum(1) + 0.5 * ((scores == own).sum(1) - 1)             # ties count half, but not itself
     return (beaten / (len(recordings) - 1)).mean().item()
+
+
+@torch.no_grad()
+def label_auc(model, audio, truth):
+    """Macro ROC-AUC over the labels that some of the recordings have, and some have not. Raises UserError."""
+    kept = truth.any(0) & ~truth.all(0)
+    if not kept.any():
+        raise UserError("no label is on some but not all recordings of split 'valid'; put more recordings there")
+    logits = model.text(audio.to(model.temperature.device), model.temperature).cpu()
+    return float(metrics.roc_auc(logits[:, kept].numpy(), truth[:, kept].numpy()).mean())
 
 
 def reopen_metrics(path, step):

@@ -44,13 +44,13 @@ def load(path):
     if path.suffix == ".safetensors":
         model, notes = read_safetensors(path)
         try:
-            config, tokenizer = json.loads(notes["config"]), notes["tokenizer"]
+            config, tokenizer, labels = json.loads(notes["config"]), notes["tokenizer"], json.loads(notes["labels"])
         except (KeyError, ValueError):
             notes = {}
         if notes.get("mulan_min") != str(FORMAT):
             raise UserError(f"{path}: not a MuLan of this version (format {FORMAT}); weights of others go to --text-init or "
                             "--audio-init of train.py")
-        return {"format": FORMAT, "config": config, "tokenizer": tokenizer, "model": model}
+        return {"format": FORMAT, "config": config, "tokenizer": tokenizer, "labels": labels, "model": model}
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:      # torch and pickle raise a dozen types for damaged files

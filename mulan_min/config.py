@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, fields
 PRESETS = ("paper", "laptop", "smoke")
 TOWERS = ("ast", "resnet50")
 PRECISIONS = ("auto", "bf16", "fp32")
+OBJECTIVES = ("contrastive", "tags")
 
 
 class UserError(Exception):
@@ -86,15 +87,18 @@ class Joint:
 @dataclass
 class Data:
     data: list = setting([], help="manifest folder, may be repeated; default: the demo world, made in data/; our choice")
-    ratio: str = setting("sf=2,lf=2,pl=1,aset=1", help="share of each text source in every batch; paper")
+    ratio: str = setting("sf=2,lf=2,pl=1,aset=1", help="share of each text source in every batch; paper. "
+                        "Of --objective tags the labels, default tags=1, the ground truth; e.g. aset=1")
     demo_recordings: int = setting(4400, smoke=72, help="size of the demo world; our choice")
     workers: int = setting(8, laptop=1, help="processes that read audio; our choice")
     reader_cores: int = setting(0, laptop={"ast": 0, "resnet50": 1}, help="cores that the towers leave to these, on a CPU; our choice")
+    label_recordings: int = setting(10, smoke=2, help="--objective tags leaves out labels on fewer; our choice")
     shuffle_pairs: bool = setting(False, help="control: give every recording another one's text; our choice")
 
 
 @dataclass
 class Optimisation:
+    objective: str = setting("contrastive", help="contrastive | tags (a binary cross entropy for each label); paper")
     batch_size: int = setting({"ast": 5120, "resnet50": 6144}, laptop=96, smoke=12, help="clips a step; paper")
     steps: int = setting(100000, laptop={"ast": 560, "resnet50": 850}, smoke=12, help="our choice")
     lr: float = setting(1e-4, laptop={"ast": 2e-3, "resnet50": 5e-3}, help="peak rate of the audio tower; our choice")
@@ -184,8 +188,11 @@ def resolve(typed):
             raise UserError(f"--{name.replace('_', '-')} must be {low} or more")
     if not 0 < config.front.hop <= config.front.window:
         raise UserError(f"--hop {config.front.hop:g} must be above 0 and at most --window {config.front.window:g}, or sound is skipped")
-    if config.optim.precision not in PRECISIONS:
-        raise UserError(f"--precision {config.optim.precision} is not one of {', '.join(PRECISIONS)}")
+    for name, choices in (("precision", PRECISIONS), ("objective", OBJECTIVES)):
+        if getattr(config.optim, name) not in choices:
+            raise UserError(f"--{name} {getattr(config.optim, name)} is not one of {', '.join(choices)}")
+    if config.optim.objective == "tags" and "ratio" not in typed:
+        config.data.ratio = "tags=1"
     if not 0 < config.joint.temperature_floor <= config.joint.temperature <= 1:
         raise UserError("--temperature and --temperature-floor must satisfy 0 < floor <= temperature <= 1")
     parse_ratio(config.data.ratio)

@@ -110,6 +110,19 @@ def shuffle_pairs(recordings, seed):
     return [replace(r, text=recordings[j].text) for r, j in zip(recordings, order)]
 
 
+def with_tags(recordings):
+    """The recordings with their tags as one more text source, `tags`: only for training on labels."""
+    return [replace(r, text={**r.text, **({"tags": r.tags} if r.tags else {})}) for r in recordings]
+
+
+def label_table(recordings, labels, sources):
+    """Which recording has which label among its texts of some sources: (N, C) float32 of 0 and 1."""
+    place, table = {label: c for c, label in enumerate(labels)}, torch.zeros(len(recordings), len(labels))
+    for row, recording in zip(table, recordings):
+        row[[place[text] for source in sources for text in recording.text.get(source, []) if text in place]] = 1
+    return table
+
+
 @lru_cache(maxsize=200_000)
 def file_seconds(path):
     return audio.duration(path)
@@ -134,10 +147,12 @@ class Batches(Dataset):
     """Item s is this rank's slice of global batch s: a function of (seed, s) alone, whoever computes it and when.
 
     `prepare`, a function of waveforms (B, samples), is applied where they are read; without it, `sound` is the waveforms.
+    With `labels` there are `targets` instead of texts.
     """
 
-    def __init__(self, recordings, config, tokenizer, rank=0, world=1, prepare=None):
+    def __init__(self, recordings, config, tokenizer, rank=0, world=1, prepare=None, labels=()):
         self.recordings, self.config, self.tokenizer, self.prepare = recordings, config, tokenizer, prepare
+        self.labels = labels
         self.ratio = parse_ratio(config.data.ratio)
         members = {source: [i for i, r in enumerate(recordings) if source in r.text] for source in self.ratio}
         self.sampler = Sampler(members, self.ratio, config.optim.batch_size, config.optim.seed)
@@ -157,19 +172,22 @@ class Batches(Dataset):
     def batch(self, step):
         plan = self.sampler.batch(step)
         planned = {index for _, index in plan}
-        waves, texts, ids = [], [], []
+        waves, texts, chosen = [], [], []
         for slot in self.slots:
             rng = np.random.default_rng((self.config.optim.seed, 2, step, slot))
             source, index = plan[slot]
             wave, recording = self.read(source, index, rng.random(), planned)
             waves.append(torch.from_numpy(wave))
             texts.append(recording.text[source][rng.integers(len(recording.text[source]))])
-            ids.append(recording.id)
-        tokens, mask = encode(self.tokenizer, texts, self.config.text.max_tokens)
+            chosen.append(recording)
         sound = torch.stack(waves)                                       # (B, samples)
         with torch.no_grad():
             sound = self.prepare(sound) if self.prepare else sound       # or (B, mels, frames)
-        return {"sound": sound, "tokens": tokens, "mask": mask, "ids": ids, "lost": dict(self.lost)}
+        batch = {"sound": sound, "ids": [recording.id for recording in chosen], "lost": dict(self.lost)}
+        if self.labels:
+            return batch | {"targets": label_table(chosen, self.labels, self.ratio)}
+        tokens, mask = encode(self.tokenizer, texts, self.config.text.max_tokens)
+        return batch | {"tokens": tokens, "mask": mask}
 
     def read(self, source, index, place, planned):
         """(window, recording): of the one asked for, or of its source's next one that can be read and is not `planned` for

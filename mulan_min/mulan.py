@@ -80,13 +80,33 @@ class TextTower(nn.Module):
         return F.normalize(self.project(states).float(), dim=-1)
 
 
-class MuLan(nn.Module):
-    def __init__(self, config, tokenizer):
-        """config: Config; tokenizer: a `tokenizers.Tokenizer`, whose vocabulary the text tower gets."""
+class LabelTower(nn.Module):
+    """In the text tower's place under `--objective tags` (paper: AudioSet pretraining, and the end-to-end baseline): a linear
+    classifier of audio embeddings, one vector (d,) and one bias a label."""
+
+    def __init__(self, labels, dim):
         super().__init__()
-        self.config, self.tokenizer = config, tokenizer
+        self.place = {label: i for i, label in enumerate(labels)}
+        self.vectors = nn.Parameter(torch.randn(len(labels), dim) / dim ** 0.5)
+        self.bias = nn.Parameter(torch.zeros(len(labels)))
+
+    def forward(self, audio, temperature):
+        """(B, d) unit rows -> logits (B, C)."""
+        return audio @ self.vectors.T / temperature + self.bias
+
+
+class UnknownLabel(UserError):
+    """A text that a classifier has no label for."""
+
+
+class MuLan(nn.Module):
+    def __init__(self, config, tokenizer, labels=()):
+        """config: Config; tokenizer: a `tokenizers.Tokenizer`, whose vocabulary the text tower gets; labels: those of
+        `--objective tags`, which have a `LabelTower` instead."""
+        super().__init__()
+        self.config, self.tokenizer, self.labels = config, tokenizer, list(labels)
         self.audio = AudioTower(config)
-        self.text = TextTower(config, tokenizer.get_vocab_size())
+        self.text = LabelTower(labels, config.joint.dim) if labels else TextTower(config, tokenizer.get_vocab_size())
         self.temperature = nn.Parameter(torch.tensor(config.joint.temperature))
 
     def forward(self, sound, tokens, mask):
@@ -104,7 +124,8 @@ class MuLan(nn.Module):
     def from_state(cls, state, source):
         """The model in a checkpoint's state; `source` is named in errors."""
         try:
-            model = cls(config_from_dict(state["config"], source), Tokenizer.from_str(state["tokenizer"]))
+            config, tokenizer = config_from_dict(state["config"], source), Tokenizer.from_str(state["tokenizer"])
+            model = cls(config, tokenizer, state.get("labels", ()))
             model.load_state_dict(state["model"])
         except (KeyError, TypeError, RuntimeError) as error:
             raise UserError(f"{source}: its weights do not fit its config ({str(error).splitlines()[0]})") from error
@@ -151,8 +172,13 @@ class MuLan(nn.Module):
 
     @torch.inference_mode()
     def embed_text(self, texts, batch_size=256):
-        """N texts -> (N, d) float32 on the CPU, unit rows. Raises UserError for an empty text."""
+        """N texts -> (N, d) float32 on the CPU, unit rows. Raises UserError for an empty text, and UnknownLabel where the
+        model is a classifier and has no such label."""
         texts = listed(texts)
+        if self.labels:
+            if odd := [text for text in texts if text not in self.text.place]:
+                raise UnknownLabel(f"'{odd[0]}' is no label of this model: trained with --objective tags, it reads no text")
+            return F.normalize(self.text.vectors[[self.text.place[text] for text in texts]], dim=-1).cpu()
         rows, device = [torch.zeros(0, self.config.joint.dim)], self.temperature.device
         with evaluating(self):
             for i in range(0, len(texts), batch_size):

@@ -23,6 +23,7 @@ from mulan_min.audio import read_window
 from mulan_min.config import UserError
 from mulan_min.data import clip_seconds, read_manifest
 from mulan_min.logistic import fit_logistic, predict_logistic, whitening
+from mulan_min.mulan import UnknownLabel
 
 ROLES = ("anchor", "positive", "negative")
 PROBE_C = (0.0001, 0.001, 0.01, 0.1, 1.0, 10.0)  # inverse strengths of regularisation that are tried; our choice
@@ -143,7 +144,11 @@ def probe(model, folder, heard, seed=0):
     best[judged] = valid_auc.argmax(0)
     weights = fits[best, :, np.arange(len(names))].T  # (d + 1, labels)
 
-    scores = {"": predict_logistic(weights, test), "zero_shot_": heard("test")[1] @ embed_texts(model, names).T}
+    scores = {"": predict_logistic(weights, test)}
+    try:
+        scores["zero_shot_"] = heard("test")[1] @ embed_texts(model, names).T
+    except MissingData as error:
+        notes.append(str(error))
     result = score_labels(folder, labels, names, truth["test"], scores, seed)
     return result | {
         "notes": notes + result["notes"],
@@ -324,8 +329,12 @@ def two_classes(truth):
 
 
 def embed_texts(model, texts):
-    """(n, d) float64. Raises UserError when the model's output is not finite."""
-    return finite(model.embed_text(list(texts)), "text")
+    """(n, d) float64. Raises MissingData for labels that a classifier has not, UserError when the model's output is not
+    finite."""
+    try:
+        return finite(model.embed_text(list(texts)), "text")
+    except UnknownLabel as error:
+        raise MissingData(str(error)) from None
 
 
 def finite(vectors, kind):

@@ -344,7 +344,7 @@ def resize_positions(table, grid, wanted):
 def save_model(model, path):
     """The whole model as one .safetensors file, config and tokenizer in its notes; `MuLan.load` reads it. Raises UserError."""
     config, tokenizer = json.dumps(model.config.to_dict()), model.tokenizer.to_str()
-    notes = {"mulan_min": str(checkpoint.FORMAT), "config": config, "tokenizer": tokenizer}
+    notes = {"mulan_min": str(checkpoint.FORMAT), "config": config, "tokenizer": tokenizer, "labels": json.dumps(model.labels)}
     checkpoint.save_safetensors(path, model.state_dict(), notes)
 
 
@@ -384,8 +384,10 @@ def main(argv=None):
     args = parser.parse_args(argv)
     model, out = MuLan.load(args.run, device="cpu"), Path(args.out)
     save_model(model, out / "mulan.safetensors")
-    save_text(model, out / "bert")
     print(f"{out / 'mulan.safetensors'}: the whole model; MuLan.load reads it")
+    if model.labels:
+        return print("a classifier (--objective tags) has no text tower to write")
+    save_text(model, out / "bert")
     print(f"{out / 'bert'}: the text tower's BERT, without the projection; transformers' AutoModel reads it")
 
 

@@ -36,9 +36,7 @@ def test_filter_learns_what_can_be_learned_and_only_that():
     """Two kinds of sentences, judged on words that were not trained on; the control has the same sentences with labels dealt
     out at random."""
     train, test = toy_pairs(slice(0, 6)), toy_pairs(slice(6, 8))
-    began = time.perf_counter()
     assert score(train_filter(train, 0, epochs=8), test) == {"accuracy": 1.0, "ROC-AUC": 1.0}
-    assert time.perf_counter() - began < 30
     found = []
     for seed in range(6):
         dealt = np.random.default_rng(seed).permutation([label for label, _ in train])

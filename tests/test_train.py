@@ -6,13 +6,18 @@ import re
 import signal
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from scipy.stats import entropy
 
+import eval as evaluate
 import train
 from mulan_min import checkpoint
+from mulan_min.audio import read_window
 from mulan_min.config import TOWERS, UserError, resolve
 from mulan_min.mulan import MuLan
 
@@ -260,7 +265,7 @@ def test_learning_rate_rises_then_falls_to_zero():
 def test_validation_counts_how_often_the_own_text_wins():
     """Against counting by hand, with a tie: recording 0's text ties with 1's audio."""
     class Known:
-        config = resolve({"preset": "smoke"})
+        config, labels = resolve({"preset": "smoke"}), ()
 
         def embed_audio(self, waves):
             return torch.tensor([[1.0, 0], [1.0, 0], [0, 1.0]])
@@ -274,7 +279,100 @@ def test_validation_counts_how_often_the_own_text_wins():
 
     train_read, train.read_clip_window = train.read_clip_window, lambda *_: None
     try:
-        value = train.validate(Known(), [Recording(t) for t in ("zero", "one", "two")])
+        value = train.validate(Known(), [Recording(t) for t in ("zero", "one", "two")], ["sf"])
     finally:
         train.read_clip_window = train_read
     assert value == pytest.approx(((0.5 + 1) / 2 + (0 + 0.5) / 2 + 1) / 3)
+
+
+# ---- --objective tags -------------------------------------------------------------------
+
+
+def tags(world, run, *more):
+    return smoke(world, run, "--objective", "tags", "--audio", "resnet50", *more)
+
+
+def tables(folder, split):
+    """(recordings, their tags as 0 and 1, the tags in alphabetical order) of a world, from its manifest."""
+    rows = [json.loads(line) for line in (Path(folder) / "manifest.jsonl").open()]
+    counts = Counter(tag for row in rows if row["split"] == "train" for tag in set(row["tags"]))
+    labels = sorted(tag for tag, count in counts.items() if count >= 2)
+    rows = [row for row in rows if row["split"] == split]
+    return rows, np.array([[label in row["tags"] for label in labels] for row in rows]), labels
+
+
+def test_labels_loss_by_hand_and_its_chance(small_world, tmp_path):
+    roc_auc_score = pytest.importorskip("sklearn.metrics", reason="the oracle is scikit-learn").roc_auc_score
+    model = tags(small_world, tmp_path / "run").eval()
+    rows, truth, labels = tables(small_world, "train")
+    assert model.labels == labels
+    waves = torch.from_numpy(np.stack([read_window(Path(small_world) / row["audio"], 0.0, 10.0, 16000) for row in rows[:3]]))
+    with torch.no_grad():
+        loss, right = train.label_loss(model, {"sound": waves, "targets": torch.tensor(truth[:3]).float()}, False)
+        audio = model.audio(waves).double().numpy()
+    vectors, bias, tau = (x.detach().double().numpy() for x in (model.text.vectors, model.text.bias, model.temperature))
+    logits = np.array([[sum(a * v) / tau + b for v, b in zip(vectors, bias)] for a in audio])
+    chance = 1 / (1 + np.exp(-logits))
+    assert loss.item() == pytest.approx(-np.where(truth[:3], np.log(chance), np.log(1 - chance)).mean(), rel=1e-5)
+    assert right.item() == pytest.approx(np.mean([truth[i, logits[i].argmax()] for i in range(3)]))
+    # who always answers with the labels' shares pays their mean entropy
+    share = truth.mean(0)
+    row = json.loads((tmp_path / "run" / "metrics.jsonl").open().readline())
+    assert row["chance"] == pytest.approx(np.mean([entropy([p, 1 - p]) for p in share]), rel=1e-5)
+    assert row["r1_chance"] == pytest.approx(share.max(), rel=1e-6)
+    # validation: the macro ROC-AUC of those logits, over the labels that can be judged
+    _, truth, _ = tables(small_world, "valid")
+    audio = torch.nn.functional.normalize(torch.randn(len(truth), 128, generator=torch.Generator().manual_seed(0)), dim=-1)
+    kept = truth.any(0) & ~truth.all(0)
+    logits = (audio.double().numpy() @ vectors.T / tau + bias)[:, kept]
+    assert train.label_auc(model, audio, torch.tensor(truth)) == pytest.approx(roc_auc_score(truth[:, kept], logits, average="macro"), abs=1e-6)
+
+
+def test_a_classifier_learns_its_labels_and_another_run_starts_from_it(small_world, tmp_path, capsys):
+    """Learned by heart: 57 recordings, 150 steps; with labels that belong to other recordings it learns those instead, which
+    say nothing of the tags. Then its audio tower goes into a MuLan, and its own labels are all that it reads."""
+    roc_auc_score = pytest.importorskip("sklearn.metrics", reason="the oracle is scikit-learn").roc_auc_score
+    rows, truth, labels = tables(small_world, "train")
+    waves = [str(Path(small_world) / row["audio"]) for row in rows]
+    found = {}
+    for name, more in (("true", []), ("shuffled", ["--shuffle-pairs"])):
+        model = tags(small_world, tmp_path / name, "--steps", "150", "--valid-every", "150", "--lr", "2e-2", *more).eval()
+        logits = model.text(model.embed_audio(waves).clone(), model.temperature).detach().numpy()
+        found[name] = roc_auc_score(truth, logits, average="macro")
+    assert found["true"] > 0.75 and abs(found["shuffled"] - 0.5) < 0.12
+    model = MuLan.load(tmp_path / "true")
+    row = model.text.vectors.detach()[labels.index("waltz")]
+    torch.testing.assert_close(model.embed_text(["waltz"])[0], row / row.norm(), atol=1e-6, rtol=0)
+    with pytest.raises(UserError, match="'a song' is no label of this model"):
+        model.embed_text(["waltz", "a song"])
+    evaluate.main(["--task", "tagging", "--run", str(tmp_path / "true")])
+    with pytest.raises(UserError, match="is no label of this model"):
+        evaluate.main(["--task", "triplet", "--run", str(tmp_path / "true")])
+    capsys.readouterr()
+    started = smoke(small_world, tmp_path / "next", "--audio", "resnet50", "--audio-init", str(tmp_path / "true"), "--lr", "1e-12")
+    assert "tensors of a run of ours" in capsys.readouterr().out
+    ours, theirs = started.audio.net.stem[0].weight, model.audio.net.stem[0].weight
+    torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
+
+
+def test_a_classifier_resumes_to_the_bit(small_world, tmp_path, monkeypatch):
+    tags(small_world, tmp_path / "whole", "--ratio", "aset=1")
+    tags(small_world, tmp_path / "part", "--ratio", "aset=1", "--steps", "12")
+    def crash():
+        raise RuntimeError("power cut")
+    calls, clamp = [], train.clamp_temperature
+    monkeypatch.setattr(train, "clamp_temperature", lambda *args: (calls.append(1), crash() if len(calls) == 9 else clamp(*args)))
+    with pytest.raises(RuntimeError, match="power cut"):
+        tags(small_world, tmp_path / "part", "--ratio", "aset=1", "--overwrite")
+    monkeypatch.setattr(train, "clamp_temperature", clamp)
+    smoke(small_world, tmp_path / "part", "--resume", "--audio", "resnet50")
+    assert same(weights(tmp_path / "part"), weights(tmp_path / "whole"))
+    state = checkpoint.load(tmp_path / "part" / "best.pt")
+    assert state["labels"] and set(state["labels"]) <= {t for row in tables(small_world, "train")[0] for t in row["text"].get("aset", [])}
+
+
+def test_labels_that_cannot_be_learned_are_one_line(small_world, tmp_path):
+    with pytest.raises(UserError, match="--objective tagz is not one of contrastive, tags"):
+        tags(small_world, tmp_path / "run", "--objective", "tagz")
+    with pytest.raises(UserError, match=r"none of \d+ labels in --ratio tags=1 is on 99 or more training recordings"):
+        tags(small_world, tmp_path / "run", "--label-recordings", "99")
