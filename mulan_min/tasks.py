@@ -76,11 +76,18 @@ def tagging(model, folder, heard, seed=0):
 
     The label itself is the prompt, as in the paper; the figures are macro means over the labels of a set.
     """
-    labels = read_labels(folder)
-    test, audio = heard("test")
+    labels, notes = read_labels(folder), []
+    if classes := getattr(model, "labels", ()):  # a classifier (--objective tags) has no other labels
+        odd = [label for label in unique_labels(labels) if label not in classes]
+        labels = {name: [label for label in members if label in classes] for name, members in labels.items()}
+        notes = [f"{folder}: the classifier has no label for {', '.join(odd)}; left out"] if odd else []
     names = unique_labels(labels)
+    if not names:
+        raise MissingData("; ".join(notes))
+    test, audio = heard("test")
     scores = audio @ embed_texts(model, names).T  # (N, C)
-    return score_labels(folder, labels, names, truth_table(test, names), {"": scores}, seed)
+    result = score_labels(folder, labels, names, truth_table(test, names), {"": scores}, seed)
+    return result | {"notes": notes + result["notes"]}
 
 
 def score_labels(folder, labels, names, truth, scores, seed):
