@@ -26,8 +26,8 @@ from tqdm import tqdm
 from mulan_min import checkpoint, metrics
 from mulan_min.audio import AudioError
 from mulan_min.config import UserError, config_from_dict, parse_ratio, parser, resolve, run_script, to_json
-from mulan_min.data import (Batches, check_lost, label_table, loader, read_clip_window, read_collection, shuffle_pairs,
-                            with_tags)
+from mulan_min.data import (Batches, check_lost, label_table, labels_of, loader, read_clip_window, read_collection,
+                            shuffle_pairs, with_tags)
 from mulan_min.demo_world import make_world
 from mulan_min.loss import chance_loss, clamp_temperature, cmc_loss
 from mulan_min.mulan import MuLan, default_device
@@ -67,7 +67,7 @@ def main(argv=None):
         text = config.text
         vocab = text.text_init or text.vocab
         tokenizer = load_wordpiece(vocab) if vocab else train_wordpiece(chain.from_iterable(texts), text.vocab_size)
-        model = MuLan(config, tokenizer, choose_labels(texts, config) if classify else ())
+        model = MuLan(config, tokenizer, choose_labels(recordings, config) if classify else ())
         if text.text_init:
             say("\n".join(init_text(model, text.text_init)))
         if config.tower.audio_init:
@@ -276,10 +276,10 @@ def label_chances(share):
     return F.binary_cross_entropy(share, share).item(), share.max().item()
 
 
-def choose_labels(texts, config):
-    """The labels on enough recordings to be learned, in alphabetical order; `texts` has a list for each recording. Raises
-    UserError when there are none."""
-    counts, least = Counter(text for group in texts for text in set(group)), config.data.label_recordings
+def choose_labels(recordings, config):
+    """The labels on enough recordings to be learned, in alphabetical order. Raises UserError when there are none."""
+    sources, least = parse_ratio(config.data.ratio), config.data.label_recordings
+    counts = Counter(label for recording in recordings for label in labels_of(recording, sources))
     labels = sorted(label for label, count in counts.items() if count >= least)
     if not labels:
         raise UserError(f"none of {len(counts)} labels in --ratio {config.data.ratio} is on {least} or more training recordings: "

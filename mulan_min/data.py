@@ -115,11 +115,17 @@ def with_tags(recordings):
     return [replace(r, text={**r.text, **({"tags": r.tags} if r.tags else {})}) for r in recordings]
 
 
+def labels_of(recording, sources):
+    """The set of its labels in some sources: tags as they are, other texts split at commas, for they may list several."""
+    return {label.strip() for source in sources for text in recording.text.get(source, [])
+            for label in ([text] if source == "tags" else text.split(","))} - {""}
+
+
 def label_table(recordings, labels, sources):
-    """Which recording has which label among its texts of some sources: (N, C) float32 of 0 and 1."""
+    """Which recording has which label: (N, C) float32 of 0 and 1."""
     place, table = {label: c for c, label in enumerate(labels)}, torch.zeros(len(recordings), len(labels))
     for row, recording in zip(table, recordings):
-        row[[place[text] for source in sources for text in recording.text.get(source, []) if text in place]] = 1
+        row[[place[label] for label in labels_of(recording, sources) if label in place]] = 1
     return table
 
 

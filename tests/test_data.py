@@ -1,5 +1,7 @@
 """Manifests, windows and batches on small real folders."""
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +10,8 @@ import torch
 
 from mulan_min import data
 from mulan_min.config import TOWERS, UserError, resolve
-from mulan_min.data import Batches, ManifestError, check_lost, clip_seconds, loader, read_clip_window, read_manifest
+from mulan_min.data import (Batches, ManifestError, Recording, check_lost, clip_seconds, label_table, labels_of, loader,
+                            read_clip_window, read_manifest, with_tags)
 from mulan_min.mulan import MuLan
 from mulan_min.wordpiece import train_wordpiece
 
@@ -188,3 +191,12 @@ def test_shuffled_pairs_keep_audio_and_texts_but_break_the_pairs(tmp_path):
     assert sorted(str(r.text) for r in shuffled) == sorted(str(r.text) for r in recordings)
     assert sum(a.text == b.text for a, b in zip(shuffled, recordings)) < 5
     assert [r.text for r in data.shuffle_pairs(recordings, 0)] == [r.text for r in shuffled]
+
+
+def test_labels_of_sources_and_tags():
+    """Lists in texts are taken apart, tags are not; a label counts once."""
+    r = Recording("a", Path("a.wav"), "train", {"aset": ["Violin, fiddle", "Sad music", "fiddle , "], "sf": ["x"]}, ["Violin, fiddle"])
+    [r] = with_tags([r])
+    assert labels_of(r, ["aset"]) == {"Violin", "fiddle", "Sad music"} and labels_of(r, ["tags"]) == {"Violin, fiddle"}
+    table = label_table([r, replace(r, text={})], ["Sad music", "Violin, fiddle", "fiddle", "other"], ["aset", "tags"])
+    assert table.tolist() == [[1, 1, 1, 0], [0, 0, 0, 0]]
