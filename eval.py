@@ -29,18 +29,21 @@ def main(argv=None):
     parser.add_argument("--data", metavar="DIR", action="append", help="may be repeated [the run's own]")
     parser.add_argument("--triplets", metavar="audioset", help="triplets of the --ontology instead of a collection's")
     parser.add_argument("--ontology", metavar="FILE", help="AudioSet's ontology.json")
-    parser.add_argument("--text-encoder", metavar="DIR", help="judge this BERT, not a run; writes runs/DIR-POOL/eval/")
+    parser.add_argument("--text-encoder", metavar="DIR", help="judge this BERT, not a run; writes below runs/")
     parser.add_argument("--pool", help="mean (SBERT) or cls (SimCSE): how --text-encoder makes one vector [mean]")
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap intervals [0]")
     args = parser.parse_args(argv)
     if args.task not in (*TASKS, "all"):
         raise UserError(f"--task '{args.task}' is not one of {', '.join(TASKS)}, all")
+    if args.seed < 0:
+        raise UserError(f"--seed {args.seed} must be 0 or more")
     names = list(TASKS) if args.task == "all" else [args.task]
     check_text_options(args)
 
     if args.text_encoder:
         pool = args.pool or "mean"
-        model, run = TextEncoder(args.text_encoder, pool), Path("runs") / f"{Path(args.text_encoder).resolve().name}-{pool}"
+        name = "-".join(Path(args.text_encoder).resolve().parts[-2:])      # often the folder is just "model"
+        model, run = TextEncoder(args.text_encoder, pool), Path("runs") / f"{name}-{pool}"
         print("\n".join(model.report))
     else:
         run = Path(args.run) if args.run else newest_run(Path("runs"))

@@ -74,6 +74,7 @@ def main(argv=None):
             say("\n".join(init_audio(model, config.tower.audio_init)))
     if classify:
         share = label_table([r for r in recordings if r.text.keys() & sources.keys()], model.labels, sources).mean(0)
+        two_sided(label_table(valid, model.labels, sources).bool())      # before a step is lost
         if not state:
             model.text.bias.data = share.logit(1e-3)      # the answer without sound: rare labels start as rare ones
     # Without a GPU the processes that read make the spectrograms too, and may have cores of their own.
@@ -184,6 +185,8 @@ def start(run, typed, overwrite, device):
     """A new run folder and its config. Raises UserError when the folder holds a run already."""
     config = resolve(typed)
     if config.text.text_init:
+        if config.optim.objective == "tags":
+            raise UserError("--text-init does not go with --objective tags, which has no text tower: leave it out")
         size_text_tower(config, typed)
     if config.optim.precision == "auto":
         config.optim.precision = faster_precision(device)
@@ -322,12 +325,18 @@ def validate(model, recordings, sources):
     return (beaten / (len(recordings) - 1)).mean().item()
 
 
-@torch.no_grad()
-def label_auc(model, audio, truth):
-    """Macro ROC-AUC over the labels that some of the recordings have, and some have not. Raises UserError."""
+def two_sided(truth):
+    """Which labels some of the recordings have, and some have not: (N, C) -> (C,), all bool. Raises UserError for none."""
     kept = truth.any(0) & ~truth.all(0)
     if not kept.any():
         raise UserError("no label is on some but not all recordings of split 'valid'; put more recordings there")
+    return kept
+
+
+@torch.no_grad()
+def label_auc(model, audio, truth):
+    """Macro ROC-AUC over the labels that some of the recordings have, and some have not. Raises UserError."""
+    kept = two_sided(truth)
     logits = model.text(audio.to(model.temperature.device), model.temperature).cpu()
     return float(metrics.roc_auc(logits[:, kept].numpy(), truth[:, kept].numpy()).mean())
 

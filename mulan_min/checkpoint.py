@@ -5,6 +5,9 @@ alone may also stand in a .safetensors file, config and tokenizer in its notes (
 """
 import json
 import os
+import pickle
+import re
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -26,7 +29,8 @@ def write_atomically(path, write):
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:      # torch.save reports a full disk as RuntimeError
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
         raise UserError(f"{path}: cannot be written ({error}); what was there before is kept") from error
 
 
@@ -51,14 +55,23 @@ def load(path):
             raise UserError(f"{path}: not a MuLan of this version (format {FORMAT}); weights of others go to --text-init or "
                             "--audio-init of train.py")
         return {"format": FORMAT, "config": config, "tokenizer": tokenizer, "labels": labels, "model": model}
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:      # torch and pickle raise a dozen types for damaged files
-        reason = str(error).strip().split("\n")[0][:120]
-        raise UserError(f"{path}: not a checkpoint that can be read ({reason})") from error
+    state = unpickle(path)
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise UserError(f"{path}: not a checkpoint of this version (format {FORMAT})")
     return state
+
+
+def unpickle(path):
+    """What torch.save wrote. Raises UserError for a damaged file, and for one with anything but tensors and plain values."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        what = re.search(r"(?:GLOBAL|class) ([\w.]+\w)", str(error))
+        why = f"refused, since loading {what[1]} could run code" if what else "not what torch.save writes of tensors alone"
+        raise UserError(f"{path}: {why}; get the tensors by themselves, best as .safetensors") from error
+    except Exception as error:      # torch and pickle raise a dozen types for damaged files
+        reason = str(error).strip().split("\n")[0][:120] or type(error).__name__
+        raise UserError(f"{path}: not a checkpoint or file of weights that can be read ({reason})") from error
 
 
 def best_of(run):

@@ -219,6 +219,9 @@ def run_script(main):
         sys.exit(2)
     except BrokenPipeError:          # `python eval.py | head`
         sys.exit(0)
+    except OSError as error:         # names the file: no permission, a name too long, a full disk
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:        # outside of the training loop, which saves
         print("stopped", file=sys.stderr)
         sys.exit(130)

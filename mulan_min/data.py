@@ -116,9 +116,9 @@ def with_tags(recordings):
 
 
 def labels_of(recording, sources):
-    """The set of its labels in some sources: tags as they are, other texts split at commas, for they may list several."""
+    """The set of its labels in some sources: its tags as they are, other texts split at commas, for they may list several."""
     return {label.strip() for source in sources for text in recording.text.get(source, [])
-            for label in ([text] if source == "tags" else text.split(","))} - {""}
+            for label in ([text] if text in recording.tags else text.split(","))} - {""}
 
 
 def label_table(recordings, labels, sources):

@@ -127,8 +127,11 @@ class MuLan(nn.Module):
             config, tokenizer = config_from_dict(state["config"], source), Tokenizer.from_str(state["tokenizer"])
             model = cls(config, tokenizer, state.get("labels", ()))
             model.load_state_dict(state["model"])
-        except (KeyError, TypeError, RuntimeError) as error:
-            raise UserError(f"{source}: its weights do not fit its config ({str(error).splitlines()[0]})") from error
+        except UserError:
+            raise
+        except Exception as error:      # `tokenizers` raises bare Exceptions
+            reason = " ".join(" ".join(str(error).splitlines()[:2]).split())
+            raise UserError(f"{source}: its weights do not fit its config or tokenizer ({reason or type(error).__name__})") from error
         return model
 
     @torch.inference_mode()

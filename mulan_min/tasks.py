@@ -83,7 +83,7 @@ def tagging(model, folder, heard, seed=0):
         notes = [f"{folder}: the classifier has no label for {', '.join(odd)}; left out"] if odd else []
     names = unique_labels(labels)
     if not names:
-        raise MissingData("; ".join(notes))
+        raise MissingData("; ".join(notes) or f"{folder}/labels.json: no label in it")
     test, audio = heard("test")
     scores = audio @ embed_texts(model, names).T  # (N, C)
     result = score_labels(folder, labels, names, truth_table(test, names), {"": scores}, seed)
@@ -281,7 +281,7 @@ def ontology_triplets(path, above="Music"):
                 if child not in found:  # a class may have two parents
                     found[child] = (classes[child]["name"].strip(), classes[child]["description"].strip())
                     ahead.append(child)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         form = "a list of classes with id, name, description and child_ids"
         raise UserError(f"{path}: not AudioSet's ontology, {form} ({type(error).__name__}: {error})") from None
     pairs = [pair for pair in found.values() if all(pair)]

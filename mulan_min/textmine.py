@@ -169,9 +169,12 @@ def read_truth(folder):
     path = Path(folder) / "lf_truth.jsonl"
     try:
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        return [(int(row["about_music"]), row["text"]) for row in rows]
+        pairs = [(int(row["about_music"]), row["text"]) for row in rows]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: cannot be read ({error}); --data takes the folder of a demo world") from error
+    if len({label for label, _ in pairs}) < 2:
+        raise UserError(f"{path}: needs comments of both kinds, about music and not; --data takes the folder of a demo world")
+    return pairs
 
 
 # ---- from manifest to manifest ---------------------------------------------------------
@@ -201,12 +204,12 @@ def mine(folder, out, relevance=None, threshold=0.5, join=False):
     for row, sources in zip(rows, found):
         text = {}
         for source, pieces in sources.items():
-            kept = unique_texts([" ".join(kept) for kept, _ in pieces if kept] if join and source == "lf" else
-                                [piece for kept, _ in pieces for piece in kept])
+            kept = [piece for kept, _ in pieces for piece in ([" ".join(kept)] if join and source == "lf" and kept else kept)]
+            kept, repeats = unique_texts(kept) if source in RULES else (kept, [])
             dropped += [(row["id"], source, rule, piece) for _, lost in pieces for rule, piece in lost]
-            dropped += [(row["id"], source, "duplicate", piece) for piece in kept[1]]
-            text |= {source: kept[0]} if kept[0] else {}
-        audio = row["audio"] if os.path.isabs(row["audio"]) else moved(folder / row["audio"], out)
+            dropped += [(row["id"], source, "duplicate", piece) for piece in repeats]
+            text |= {source: kept} if kept else {}
+        audio = row["audio"] if os.path.isabs(row["audio"]) else moved((folder / row["audio"]).resolve(), out)
         new += [{**row, "audio": audio, "text": text}] if text else []
     if not new:
         raise UserError(f"{folder}: no recording has a text left; nothing is written to {out}")
@@ -319,6 +322,8 @@ def main(argv=None):
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of --evaluate [0 1 2]")
     parser.add_argument("--data", metavar="DIR", help="demo world whose hidden truth --evaluate judges as well")
     args = parser.parse_args(argv)
+    if min(args.seed, *args.seeds) < 0:
+        raise UserError("--seed and --seeds must be 0 or more")
     if args.evaluate:
         return evaluate(args.seeds, args.text_init, args.data)
     if args.out is None:

@@ -7,8 +7,6 @@ missing, unexpected or of another shape is an error. Nothing in a file is execut
 """
 import argparse
 import json
-import pickle
-import re
 from pathlib import Path
 
 import torch
@@ -21,6 +19,7 @@ from mulan_min.mulan import AudioTower, MuLan, default_device, listed
 from mulan_min.weight_names import audio_layout, published_bert_names, translate
 from mulan_min.wordpiece import encode, load_wordpiece
 
+KINDS = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64)      # int64 counts
 FILES = ("model.safetensors", "pytorch_model.bin")                      # of a published folder, in this order
 RUN_FILES = ("best.pt", "last.pt", "mulan.safetensors")
 # Our settings of the text tower and their names in a BERT's config.json.
@@ -28,9 +27,9 @@ BERT_SIZES = {"text_width": "hidden_size", "text_depth": "num_hidden_layers", "t
               "text_mlp": "intermediate_size", "max_tokens": "max_position_embeddings"}
 # What a config.json must say of things that are built in one way only here; to say nothing means the same.
 BERT_RULES = {"model_type": "bert", "hidden_act": "gelu", "position_embedding_type": "absolute", "is_decoder": False}
-AST_RULES = {"hidden_act": "gelu", "qkv_bias": True}
-RESNET_RULES = {"hidden_act": "relu", "layer_type": "bottleneck", "depths": [3, 4, 6, 3], "downsample_in_first_stage": False,
-                "downsample_in_bottleneck": False}
+AST_RULES = {"model_type": "audio-spectrogram-transformer", "hidden_act": "gelu", "qkv_bias": True}
+RESNET_RULES = {"model_type": "resnet", "hidden_act": "relu", "layer_type": "bottleneck", "depths": [3, 4, 6, 3],
+                "downsample_in_first_stage": False, "downsample_in_bottleneck": False}
 
 
 # ---- files -----------------------------------------------------------------------------
@@ -59,15 +58,7 @@ def read_weights(path):
         tensors, notes = checkpoint.read_safetensors(path)
         config = checkpoint.load(path)["config"] if "mulan_min" in notes else None
     elif path.suffix in (".bin", ".pt", ".pth", ".ckpt"):
-        try:
-            tensors = torch.load(path, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError as error:
-            what = re.search(r"(?:GLOBAL|class) ([\w.]+\w)", str(error))
-            why = f"refused, since loading {what[1]} could run code" if what else "not what torch.save writes of tensors alone"
-            raise UserError(f"{path}: {why}; get the tensors by themselves, best as .safetensors") from error
-        except Exception as error:      # torch and pickle raise a dozen types for damaged files
-            reason = str(error).strip().split("\n")[0][:120] or type(error).__name__
-            raise UserError(f"{path}: not a file of weights that can be read ({reason})") from error
+        tensors = checkpoint.unpickle(path)
         state = tensors if isinstance(tensors, dict) else {}
         config = state.get("config") if state.get("format") == checkpoint.FORMAT else None
         tensors = next((state[key] for key in ("state_dict", "model") if isinstance(state.get(key), dict)), state)
@@ -77,6 +68,8 @@ def read_weights(path):
     if odd or not tensors:
         odd = odd or ["its content"]
         raise UserError(f"{path}: {few(odd)} is no tensor; a file of weights holds names and tensors alone")
+    if odd := [name for name, x in tensors.items() if x.layout != torch.strided or x.is_meta or x.dtype not in KINDS]:
+        raise UserError(f"{path}: {few(odd)}: {tensors[odd[0]].dtype} is no kind of number for weights; get the file in float32")
     if bad := [name for name, x in tensors.items() if not torch.isfinite(x).all()]:
         raise UserError(f"{path}: {few(bad)}: numbers that are not finite; get the file again")
     return tensors, config
@@ -87,7 +80,7 @@ def read_config(path, rules):
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         odd = {name: config[name] for name in rules if config.get(name, rules[name]) != rules[name]}
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise UserError(f"{path}: not a config.json that can be read ({error})") from error
     for name, value in odd.items():
         raise UserError(f"{path}: {name} is {json.dumps(value)}, and only {json.dumps(rules[name])} is built here")
@@ -134,6 +127,8 @@ def place(net, found, path, report):
             raise UserError(f"{path}: {few(sorted(names))} (our name) {what}; it is damaged, or made for another size")
     wrong = [f"{name} {tuple(found[name].shape)} instead of {tuple(x.shape)}" for name, x in wanted.items()
              if found[name].shape != x.shape]
+    wrong += [f"{name} {found[name].dtype} instead of {x.dtype}" for name, x in wanted.items()
+              if found[name].is_floating_point() != x.is_floating_point()]
     if wrong:
         raise UserError(f"{path}: {few(wrong)}; the sizes of the run must be those of the file")
     net.load_state_dict(found)
@@ -151,8 +146,10 @@ def bert_sizes(folder):
     for theirs in BERT_SIZES.values():
         if not isinstance(config.get(theirs), int) or config[theirs] < 1:
             raise UserError(f"{path}: {theirs} must be a whole number, not {config.get(theirs)}; is it a BERT's folder?")
-    sizes = {ours: config[theirs] for ours, theirs in BERT_SIZES.items()}
-    return sizes | {"text_eps": float(config.get("layer_norm_eps", 1e-12))}
+    eps = config.get("layer_norm_eps", 1e-12)
+    if not isinstance(eps, float):
+        raise UserError(f"{path}: layer_norm_eps must be a number, not {json.dumps(eps)}")
+    return {ours: config[theirs] for ours, theirs in BERT_SIZES.items()} | {"text_eps": eps}
 
 
 def size_text_tower(config, typed):
@@ -255,10 +252,18 @@ def init_audio(model, path):
         told = {"num_attention_heads": saved.tower.ast_heads}
     else:
         beside = path.with_name("config.json")
-        told = read_config(beside, AST_RULES if kind == "ast" else RESNET_RULES) if beside.is_file() else {}
+        rules = AST_RULES if kind == "ast" else RESNET_RULES
+        told = read_config(beside, {}) if beside.is_file() else {}
         found, report = rename(tensors, layout, path)
-        if kind == "ast" and (front.dialect, front.n_mels, front.window, front.hop) != ("ast", 128, 0.025, 0.010):
-            report.append("note      published ASTs heard --dialect ast --n-mels 128 --window 0.025 --hop 0.01; this run differs")
+        if told.get("model_type", rules["model_type"]) == rules["model_type"]:
+            told = read_config(beside, rules) if told else {}
+        else:
+            told = {}
+            report.append(f"note      {beside} is of another model and has no say here")
+        heard = {"dialect": "ast", "n_mels": 128, "window": 0.025, "hop": 0.01, "mel_mean": -4.2677393, "mel_std": 4.5689974}
+        if kind == "ast" and (odd := {name: value for name, value in heard.items() if getattr(front, name) != value}):
+            flags = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in odd.items())
+            report.append(f"note      published ASTs heard {flags}; this run differs")
     kernel = found.get("patch_embedding.weight" if kind == "ast" else "stem.0.weight")
     if kernel is not None and kernel.ndim == 4:     # else `place` has words for it
         (fit_ast if kind == "ast" else fit_resnet)(model, found, kernel, path, report, told, saved)
@@ -293,7 +298,10 @@ def fit_ast(model, found, kernel, path, report, told, saved):
                   ast_heads=heads or tower.ast_heads)
     if not heads:
         report.append(f"note      the file does not say how many heads it has; the run has {tower.ast_heads}")
-    if any(name not in found or found[name].shape[-1] != width for name in ("prefix", "positions")):
+    if told.get("layer_norm_eps", 0) not in (0, 1e-12, 1e-6):
+        raise UserError(f"{path.with_name('config.json')}: layer_norm_eps is {json.dumps(told['layer_norm_eps'])}, and only 1e-06 is "
+                        "built here (as where AST was trained; the 1e-12 of its port makes no difference)")
+    if any(name not in found or not found[name].ndim or found[name].shape[-1] != width for name in ("prefix", "positions")):
         return      # `place` has words for it
     prefix, table, kept = found["prefix"].reshape(-1, width), found["positions"].reshape(-1, width), len(net.prefix)
     if len(prefix) < kept:
@@ -320,6 +328,8 @@ def published_grid(patches, patch, net, told, path):
     if "num_mel_bins" in told:
         usual = {"num_mel_bins": 128, "max_length": 1024, "frequency_stride": 10, "time_stride": 10}
         guesses = [[told.get(name, usual[name]) for name in usual]]
+        if not all(isinstance(value, int) and value > 0 for value in guesses[0]):
+            raise UserError(f"{path.with_name('config.json')}: {', '.join(usual)} must be whole numbers above 0")
     for mels, frames, *strides in guesses:
         grid = tuple((n - p) // s + 1 for n, p, s in zip((mels, frames), patch, strides))
         if grid[0] * grid[1] == patches:
@@ -368,6 +378,7 @@ def save_text(model, folder):
               "intermediate_size": text.text_mlp or 4 * text.text_width, "layer_norm_eps": text.text_eps,
               "hidden_dropout_prob": text.text_dropout, "attention_probs_dropout_prob": text.text_dropout,
               "pad_token_id": vocab["[PAD]"]}
+    (folder / "config.json").unlink(missing_ok=True)
     checkpoint.save_safetensors(folder / FILES[0], tensors, {"format": "pt"})
     # config.json last: nothing takes a folder without it for a BERT, so a save that was cut short does not look whole
     contents = {"tokenizer.json": model.tokenizer.to_str(pretty=True),
@@ -383,6 +394,9 @@ def main(argv=None):
     parser.add_argument("out", help="folder to write: mulan.safetensors and bert/")
     args = parser.parse_args(argv)
     model, out = MuLan.load(args.run, device="cpu"), Path(args.out)
+    for path in (out / "mulan.safetensors", out / "bert"):
+        if path.exists():
+            raise UserError(f"{path}: is there already; delete it or give another OUT")
     save_model(model, out / "mulan.safetensors")
     print(f"{out / 'mulan.safetensors'}: the whole model; MuLan.load reads it")
     if model.labels:

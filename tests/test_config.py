@@ -72,6 +72,13 @@ def test_a_user_error_is_one_line_and_exit_code_2(capsys):
     assert stop.value.code == 2 and capsys.readouterr().err == "error: file x: field y; do z\n"
 
 
+def test_a_refusal_of_the_system_is_one_line_and_exit_code_2(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        run_script(lambda argv: open(tmp_path / ("n" * 300)))
+    printed = capsys.readouterr().err
+    assert stop.value.code == 2 and printed.startswith("error: ") and "nnn" in printed and printed.count("\n") == 1
+
+
 def test_ctrl_c_outside_of_training_is_one_line(capsys):
     def main(argv):
         raise KeyboardInterrupt

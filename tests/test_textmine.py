@@ -124,7 +124,6 @@ def test_faulty_sentence_files_are_named(tmp_path, content, message):
         read_pairs(path)
 
 
-@pytest.mark.skipif(not (textmine.TRAIN.is_file() and textmine.TEST.is_file()), reason="the labelled sentences are not there")
 def test_the_sentences_that_ship():
     train, test = read_pairs(textmine.TRAIN), read_pairs(textmine.TEST)
     assert (len(train), len(test)) == (700, 200)
@@ -139,7 +138,7 @@ def test_the_sentences_that_ship():
 
 TEXTS = {
     "a": {"sf": ["Otto – Waltz (Official Video) (1999)", "waltz, sad, harp, music", "Sad 🎹", "#viral"],
-          "pl": ["for sad days (2009)!!"], "aset": ["Waltz music"],
+          "pl": ["for sad days (2009)!!", "For SAD days (2009)!!"], "aset": ["Waltz music"],
           "lf": ["The harp is slow and soft. Subscribe to my channel!", "where can I buy the jacket",
                  "0:00 Intro\nОчень тихий вальс 🎹 🔥"]},
     "b": {"sf": ["夜に駆ける【公式】"], "lf": ["first!", "🔥🔥🔥🔥"]},
@@ -147,7 +146,7 @@ TEXTS = {
     "d": {"lf": ["The harp is slow and soft. So good. The harp is SLOW and soft."], "pl": []},
 }
 KEPT = {
-    "a": {"sf": ["Otto – Waltz", "waltz", "sad", "harp"], "pl": ["for sad days (2009)!!"],
+    "a": {"sf": ["Otto – Waltz", "waltz", "sad", "harp"], "pl": ["for sad days (2009)!!", "For SAD days (2009)!!"],
           "lf": ["The harp is slow and soft.", "where can I buy the jacket", "Очень тихий вальс"], "aset": ["Waltz music"]},
     "b": {"sf": ["夜に駆ける"]},
     "d": {"lf": ["The harp is slow and soft."]},
@@ -218,7 +217,7 @@ def test_the_report_counts(collection, tmp_path):
     lines = [line.split() for line in report]
     # SF before 5 + 4 + 1 + 1 + 4 (seven signs) + 1 words, after 2 + 1 + 1 + 1 + 3
     assert ["sf", "before", "3", "6", "2.7", "2.0"] in lines and ["after", "2", "5", "1.6", "2.5", "0.500"] in lines
-    assert ["pl", "before", "1", "1", "4.0", "1.0"] in lines and ["after", "1", "1", "4.0", "1.0", "1.000"] in lines
+    assert ["pl", "before", "1", "2", "4.0", "2.0"] in lines and ["after", "1", "2", "4.0", "2.0", "1.000"] in lines
     rules = {line.split("  ")[0]: line.split()[-2:] for line in report if re.match("(sf|lf) ", line)}
     assert rules["sf boilerplate"] == ["2", "1"] and rules["sf years"] == ["1", "0"] and rules["sf duplicate"] == ["0", "1"]
     assert rules["lf spam"] == ["0", "2"] and rules["lf sentences"] == ["3", "0"] and "lf shouting" not in rules

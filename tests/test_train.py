@@ -16,7 +16,7 @@ from scipy.stats import entropy
 
 import eval as evaluate
 import train
-from mulan_min import checkpoint
+from mulan_min import checkpoint, weights as weights_out
 from mulan_min.audio import read_window
 from mulan_min.config import TOWERS, UserError, resolve
 from mulan_min.mulan import MuLan
@@ -336,7 +336,7 @@ def test_a_classifier_learns_its_labels_and_another_run_starts_from_it(small_wor
     waves = [str(Path(small_world) / row["audio"]) for row in rows]
     found = {}
     for name, more in (("true", []), ("shuffled", ["--shuffle-pairs"])):
-        model = tags(small_world, tmp_path / name, "--steps", "150", "--valid-every", "150", "--lr", "2e-2", *more).eval()
+        model = tags(small_world, tmp_path / name, "--steps", "150", "--valid-every", "150", "--lr", "2e-2", "--seconds", "4", *more).eval()
         logits = model.text(model.embed_audio(waves).clone(), model.temperature).detach().numpy()
         found[name] = roc_auc_score(truth, logits, average="macro")
     assert found["true"] > 0.75 and abs(found["shuffled"] - 0.5) < 0.12
@@ -346,6 +346,8 @@ def test_a_classifier_learns_its_labels_and_another_run_starts_from_it(small_wor
     with pytest.raises(UserError, match="'a song' is no label of this model"):
         model.embed_text(["waltz", "a song"])
     evaluate.main(["--task", "tagging", "--run", str(tmp_path / "true")])
+    weights_out.main([str(tmp_path / "true"), str(tmp_path / "out")])
+    assert MuLan.load(tmp_path / "out").labels == model.labels and not (tmp_path / "out" / "bert").exists()
     with pytest.raises(UserError, match="is no label of this model"):
         evaluate.main(["--task", "triplet", "--run", str(tmp_path / "true")])
     capsys.readouterr()
@@ -377,3 +379,13 @@ def test_labels_that_cannot_be_learned_are_one_line(small_world, tmp_path):
         tags(small_world, tmp_path / "run", "--objective", "tagz")
     with pytest.raises(UserError, match=r"none of \d+ labels in --ratio tags=1 is on 99 or more training recordings"):
         tags(small_world, tmp_path / "run", "--label-recordings", "99")
+    with pytest.raises(UserError, match="--text-init does not go with --objective tags"):
+        tags(small_world, tmp_path / "run", "--text-init", "bert")
+
+
+def test_validation_labels_are_looked_for_before_the_first_step(own_world, tmp_path, monkeypatch):
+    rows, write = own_world
+    world = write([row | ({"tags": ["unheard of"]} if row["split"] == "valid" else {}) for row in rows])
+    monkeypatch.setattr(train, "label_loss", None)
+    with pytest.raises(UserError, match="no label is on some but not all recordings of split 'valid'"):
+        tags(world, tmp_path / "run")
