@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -23,12 +24,15 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
-from mulan_min import checkpoint, metrics
+from torch.nn.parallel import DistributedDataParallel
+
+from mulan_min import checkpoint, distributed, metrics
 from mulan_min.audio import AudioError
 from mulan_min.config import UserError, config_from_dict, parse_ratio, parser, resolve, run_script, to_json
 from mulan_min.data import (Batches, check_lost, label_table, labels_of, loader, read_clip_window, read_collection,
                             shuffle_pairs, with_tags)
 from mulan_min.demo_world import make_world
+from mulan_min.gradcache import chunked_backward
 from mulan_min.loss import chance_loss, clamp_temperature, cmc_loss
 from mulan_min.mulan import MuLan, default_device
 from mulan_min.text_warmup import warm_up_text
@@ -43,18 +47,20 @@ def main(argv=None):
     typed = vars(parse(argv))
     run = Path(typed.pop("run", None) or f"runs/{typed.get('audio', 'ast')}")
     resume, overwrite = typed.pop("resume", False), typed.pop("overwrite", False)
-    device = default_device()
+    rank, world, device = distributed.start()
     config, state = (reopen if resume else start)(run, typed, overwrite, device)
+    config.optim.precision = distributed.agree(config.optim.precision)
 
-    # Data: the demo world, or the user's manifests.
+    # Data: the demo world, made by the first process, or the user's manifests.
     if not config.data.data:
         folder = Path(f"data/demo-{config.data.demo_recordings}")
-        config.data.data = [str(make_world(folder, recordings=config.data.demo_recordings))]
+        config.data.data = [str(folder if rank else make_world(folder, recordings=config.data.demo_recordings))]
+        distributed.agree(None)      # the others wait until it is there
     recordings, valid = (read_collection(config.data.data, split) for split in ("train", "valid"))
     sources, classify = parse_ratio(config.data.ratio), config.optim.objective == "tags"
     if classify:
         recordings, valid = with_tags(recordings), with_tags(valid)
-    valid = choose_valid(valid, config)
+    valid = [] if rank else choose_valid(valid, config)      # the first process validates, logs and saves
     if config.data.shuffle_pairs:
         recordings = shuffle_pairs(recordings, config.optim.seed)
 
@@ -74,7 +80,8 @@ def main(argv=None):
             say("\n".join(init_audio(model, config.tower.audio_init)))
     if classify:
         share = label_table([r for r in recordings if r.text.keys() & sources.keys()], model.labels, sources).mean(0)
-        two_sided(label_table(valid, model.labels, sources).bool())      # before a step is lost
+        if not rank:
+            two_sided(label_table(valid, model.labels, sources).bool())      # before a step is lost
         if not state:
             model.text.bias.data = share.logit(1e-3)      # the answer without sound: rare labels start as rare ones
     # Without a GPU the processes that read make the spectrograms too, and may have cores of their own.
@@ -82,21 +89,27 @@ def main(argv=None):
     if prepare:
         torch.set_num_threads(min(torch.get_num_threads(), max(1, os.cpu_count() - config.data.reader_cores)))
     model.to(device).train()
-    batches = Batches(recordings, config, model.tokenizer, prepare=prepare, labels=model.labels)
+    batches = Batches(recordings, config, model.tokenizer, rank, world, prepare, model.labels)
     if config.text.text_warmup and not state and not classify:
         warm_up_text(model, [group for group in texts if group], config, device, say)
+    if world > 1 and config.optim.sync_batch_norm:
+        distributed.sync_batch_norm(model)
+    net = DistributedDataParallel(model, broadcast_buffers=False) if world > 1 else model
     optimizer = make_optimizer(model, config)
     step, best, elapsed = 0, -math.inf, 0.0
     if state:
         optimizer.load_state_dict(state["optimizer"])
         step, best, elapsed = state["step"], state["best"], state["seconds"]
-    else:
+    elif not rank:
         clear(run)
-    (run / "config.json").write_text(to_json(config))
-    save_wordpiece(model.tokenizer, run / "tokenizer.json")
-    journal = reopen_metrics(run / "metrics.jsonl", step)
+    if not rank:
+        (run / "config.json").write_text(to_json(config))
+        save_wordpiece(model.tokenizer, run / "tokenizer.json")
+    journal = open(os.devnull, "w") if rank else reopen_metrics(run / "metrics.jsonl", step)
 
     def save(name):
+        if rank:
+            return
         checkpoint.save(run / name, {
             "step": step, "best": best, "seconds": elapsed, "config": config.to_dict(),
             "tokenizer": model.tokenizer.to_str(), "labels": model.labels, "model": model.state_dict(),
@@ -106,14 +119,15 @@ def main(argv=None):
     chance, right_chance = label_chances(share) if classify else (chance_loss(size), 1 / size)
     parameters = [sum(p.numel() for p in tower.parameters()) / 1e6 for tower in (model.audio, model.text)]
     reads = f"{len(model.labels)} labels" if classify else "bert"
-    say(f"{config.tower.audio} {parameters[0]:.1f} M + {reads} {parameters[1]:.1f} M parameters on {device} in {optim.precision}; "
+    where = f"{world} x {device.type}" if world > 1 else device
+    say(f"{config.tower.audio} {parameters[0]:.1f} M + {reads} {parameters[1]:.1f} M parameters on {where} in {optim.precision}; "
         f"{len(recordings)} recordings, {optim.steps} steps of {size} clips; chance loss {chance:.3f}")
     lost, waited, began = {}, 0.0, time.perf_counter()
-    bar = tqdm(total=optim.steps, initial=step, unit="step", disable=not sys.stderr.isatty(), dynamic_ncols=True)
+    bar = tqdm(total=optim.steps, initial=step, unit="step", disable=rank or not sys.stderr.isatty(), dynamic_ncols=True)
     with stop_requested() as stop, bar:
         stream = iter(loader(batches, step, config.data.workers))
         marked, marked_step = began, step
-        while step < optim.steps and not stop.is_set():
+        while step < optim.steps and not distributed.total(torch.tensor(float(stop.is_set()), device=device)):
             asked = time.perf_counter()
             batch = next(stream)
             waited += time.perf_counter() - asked
@@ -123,16 +137,15 @@ def main(argv=None):
             check_lost(lost, len(recordings))
 
             # One step. The random state (dropout, masks) is a function of the seed and the step, as the batch is.
-            torch.manual_seed(optim.seed * 1_000_003 + step)
+            torch.manual_seed((optim.seed * 1_000_003 + step) * world + rank)
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * schedule(step, optim)
             inputs = {key: x.to(device, non_blocking=True) for key, x in batch.items() if torch.is_tensor(x)}
-            loss, right = (label_loss if classify else pair_loss)(model, inputs, optim.precision == "bf16")
+            optimizer.zero_grad(set_to_none=True)
+            loss, right = map(distributed.total, (label_backward if classify else pair_backward)(net, inputs, optim, world))
             if not math.isfinite(loss.item()):
                 raise UserError(f"step {step}: the loss is {loss.item()}; the last checkpoint is kept; lower --lr or look at "
                                 f"the batch: {', '.join(batch['ids'])}")
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
             norm = torch.nn.utils.clip_grad_norm_(model.parameters(), optim.clip_norm)
             optimizer.step()
             clamp_temperature(model.temperature, config.joint.temperature_floor)
@@ -151,7 +164,7 @@ def main(argv=None):
                 marked, marked_step, waited = now, step, 0.0
             if step % optim.valid_every == 0 or step == optim.steps:
                 paused = time.perf_counter()
-                auc = validate(model, valid, sources)
+                auc = distributed.agree(None if rank else validate(model, valid, sources))
                 log(journal, {"step": step, "valid_auc": auc})
                 what = "labels, macro" if classify else "own text before another's,"
                 say(f"step {step:5d}  validation: {what} AUC {auc:.3f} (chance 0.500)"
@@ -163,10 +176,11 @@ def main(argv=None):
                 save("last.pt")
                 marked += time.perf_counter() - paused
         elapsed += time.perf_counter() - began
-        if stop.is_set() and step < optim.steps:
+        if step < optim.steps:
             save("last.pt")
             say(f"stopped after step {step}, saved {run / 'last.pt'}; go on with --resume --run {run}")
     journal.close()
+    distributed.stop()
     if step == optim.steps:
         say(f"done, {elapsed:.0f} s of training steps, best validation AUC {best:.3f}, {len(lost)} recordings left out; now: "
             f"python eval.py --task all --run {run}")
@@ -254,24 +268,50 @@ def faster_precision(device):
     return "bf16" if seconds[torch.bfloat16] < 0.8 * seconds[torch.float32] else "fp32"
 
 
-def pair_loss(model, batch, bf16):
-    """Pairs of sound and text -> (CMC loss, R@1)."""
-    with torch.autocast(batch["sound"].device.type, torch.bfloat16, enabled=bf16):
-        audio, text = model(batch["sound"], batch["tokens"], batch["mask"])
-    return cmc_loss(audio, text, model.temperature), recall_at_1(audio, text)
+def pair_backward(net, batch, optim, world):
+    """Pairs of sound and text -> (CMC loss, R@1), this process's parts of both, and their gradients in the parameters.
+    DistributedDataParallel averages gradients where the loss is a sum over the processes: hence `world`."""
+    right = []
+
+    def embed(part):
+        with torch.autocast(part["sound"].device.type, torch.bfloat16, enabled=optim.precision == "bf16"):
+            return net(part["sound"], part["tokens"], part["mask"])
+
+    def loss_of(audio, text, temperature):
+        everyone = distributed.everyone(audio, text)
+        right.append(recall_at_1(audio, text, everyone))
+        return world * cmc_loss(audio, text, temperature, everyone)
+
+    if 0 < optim.chunk_size < len(batch["sound"]):
+        loss = chunked_backward(net, batch, optim.chunk_size, embed, loss_of)
+    else:
+        loss = loss_of(*embed(batch), getattr(net, "module", net).temperature)
+        loss.backward()
+    return loss / world, right[0]
 
 
-def recall_at_1(audio, text):
-    """Share of the batch whose recording is nearest to its own text."""
-    return (audio.detach() @ text.detach().T).argmax(dim=1).eq(torch.arange(len(audio), device=audio.device)).float().mean()
+def recall_at_1(audio, text, everyone=None):
+    """Share of the batch whose recording is nearest to its own text; of several processes this one's part, `everyone` as in
+    `cmc_loss`."""
+    _, all_text, first = everyone or (audio, text, 0)
+    nearest = (audio.detach() @ all_text.detach().T).argmax(dim=1)
+    return nearest.eq(torch.arange(first, first + len(audio), device=audio.device)).sum() / len(all_text)
 
 
-def label_loss(model, batch, bf16):
-    """Sound and labels -> (binary cross entropy, R@1: share of the recordings whose highest label is one of theirs)."""
-    with torch.autocast(batch["sound"].device.type, torch.bfloat16, enabled=bf16):
-        audio = model.audio(batch["sound"])
-    logits, targets = model.text(audio, model.temperature), batch["targets"]
-    return F.binary_cross_entropy_with_logits(logits, targets), targets.gather(1, logits.argmax(1, keepdim=True)).mean()
+def label_backward(net, batch, optim, world):
+    """Sound and labels -> (binary cross entropy, R@1: share of the recordings whose highest label is one of theirs), as
+    `pair_backward`. Clips do not depend on one another, so chunks are simply one after the other."""
+    targets, size = batch["targets"], len(batch["targets"])
+    loss, right, chunk = 0, 0, optim.chunk_size or size
+    for rows in torch.arange(size, device=targets.device).split(chunk):
+        with nullcontext() if world == 1 or rows[-1] == size - 1 else net.no_sync():
+            with torch.autocast(targets.device.type, torch.bfloat16, enabled=optim.precision == "bf16"):
+                logits = net(batch["sound"][rows])
+            part = F.binary_cross_entropy_with_logits(logits.float(), targets[rows], reduction="sum")
+            part = part / (optim.batch_size * targets.shape[1])
+            (world * part).backward()
+        loss, right = loss + part.detach(), right + targets[rows].gather(1, logits.argmax(1, keepdim=True)).sum() / optim.batch_size
+    return loss, right
 
 
 def label_chances(share):
@@ -361,6 +401,9 @@ def log(file, row):
 
 
 def say(text):
+    """To the terminal, above the progress bar; of several processes the first speaks for all."""
+    if os.environ.get("RANK", "0") != "0":
+        return
     tqdm.write(text, file=sys.stdout)
     sys.stdout.flush()
 

@@ -105,6 +105,8 @@ class Optimisation:
     text_lr: float = setting(1e-4, laptop=2.5e-4, help="peak rate of the text tower; our choice")
     warmup: float = setting(0.05, laptop=0.1, help="share of the steps with rising rate; our choice")
     weight_decay: float = setting(0.01, laptop=0.05, help="of matrices, kernels and tables, not of norms and biases; our choice")
+    chunk_size: int = setting(0, help="clips at a time, for a batch that does not fit (gradcache.py); 0: all at once; our choice")
+    sync_batch_norm: bool = setting(True, help="ResNet-50's statistics over all processes, not each by itself; our choice")
     clip_norm: float = setting(1.0, help="largest gradient norm; our choice")
     precision: str = setting("auto", help="auto | bf16 | fp32; auto measures which is faster; our choice")
     seed: int = setting(0, help="of weights, batches and masks; our choice")
@@ -183,7 +185,7 @@ def resolve(typed):
             if f.name in typed:
                 setattr(getattr(config, section), f.name, typed[f.name])
     for section, name, low in (("optim", "batch_size", 2), ("optim", "steps", 1), ("optim", "log_every", 1),
-                               ("optim", "valid_every", 1), ("data", "workers", 0), ("data", "reader_cores", 0), ("optim", "seed", 0), ("front", "seconds", 0.1)):
+                               ("optim", "valid_every", 1), ("data", "workers", 0), ("data", "reader_cores", 0), ("optim", "seed", 0), ("optim", "chunk_size", 0), ("front", "seconds", 0.1)):
         if getattr(getattr(config, section), name) < low:
             raise UserError(f"--{name.replace('_', '-')} must be {low} or more")
     if not 0 < config.front.hop <= config.front.window:

@@ -13,20 +13,28 @@ import torch
 from mulan_min.config import UserError
 
 
-def cmc_loss(audio, text, temperature):
+def cmc_loss(audio, text, temperature, everyone=None):
     """audio, text: (B, d) unit rows, pair i in row i of both; temperature: scalar tensor. Returns a scalar, float32 or
-    the inputs' precision if that is higher. Raises UserError for B = 1, which has no negatives."""
+    the inputs' precision if that is higher. Raises UserError for B = 1, which has no negatives.
+
+    A process that holds b of the batch's B pairs gives `everyone` = (audio (B, d), text (B, d), place of its first pair in
+    them), and gets its part of the mean: the parts of all processes add up to the loss. It never sees more than b x B cosines.
+    """
     if audio.shape != text.shape or audio.ndim != 2:
         raise ValueError(f"audio {tuple(audio.shape)} and text {tuple(text.shape)} must both be (B, d)")
-    if len(audio) < 2:
+    all_audio, all_text, first = everyone or (audio, text, 0)
+    if len(all_audio) < 2:
         raise UserError("the contrastive loss needs a batch of 2 or more: one pair has no negatives")
     with torch.autocast(audio.device.type, enabled=False):      # bf16 keeps 8 bits: too few for exp(cos / 0.02)
         wide = torch.promote_types(audio.dtype, torch.float32)
-        logits = audio.to(wide) @ text.to(wide).T / temperature.to(wide)      # (B, B): [i, j] = x_i . t_j / tau
-        positive = logits.diagonal()
-        negatives = logits - torch.diag(torch.full_like(positive, math.inf))  # x_i with t_i leaves both sums
-        both = torch.logaddexp(negatives.logsumexp(dim=1), negatives.logsumexp(dim=0))
-        return (both - positive).mean()
+        audio, text, all_audio, all_text, tau = (x.to(wide) for x in (audio, text, all_audio, all_text, temperature))
+        own = torch.arange(first, first + len(audio), device=audio.device)[:, None]             # (b, 1)
+        rows = audio @ all_text.T / tau                                     # (b, B): [i, j] = x_i . t_j / tau
+        positive = rows.gather(1, own)[:, 0]
+        rows = rows.scatter(1, own, -math.inf)                              # x_i with t_i leaves both sums
+        columns = (text @ all_audio.T / tau).scatter(1, own, -math.inf) if everyone else rows.T      # [i, j] = x_j . t_i / tau
+        both = torch.logaddexp(rows.logsumexp(dim=1), columns.logsumexp(dim=1))
+        return (both - positive).sum() / len(all_audio)
 
 
 def chance_loss(batch_size):

@@ -25,6 +25,11 @@ from mulan_min.wordpiece import encode
 PARTS = 4     # length-sorted parts of a batch of texts; our choice
 
 
+def unit(x):
+    """(B, d) -> unit rows, in float32 at least."""
+    return F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=-1)
+
+
 class AudioTower(nn.Module):
     """Waveforms (B, samples), or what `spectrogram` makes of them -> unit vectors (B, d): SpecAugment in training, ResNet-50
     or AST."""
@@ -55,7 +60,7 @@ class AudioTower(nn.Module):
         x = self.spectrogram(sound) if sound.dim() == 2 else sound
         if self.training:
             x = spec_augment(x, self.front.freq_mask, self.front.time_mask)
-        return F.normalize(self.project(self.net(x)).float(), dim=-1)
+        return unit(self.project(self.net(x)))
 
 
 class TextTower(nn.Module):
@@ -77,7 +82,7 @@ class TextTower(nn.Module):
             longest = int(lengths[rows].max())
             states.append(self.net(tokens[rows, :longest], mask[rows, :longest])[:, 0])      # (B / PARTS, width)
         states = torch.cat(states)[torch.cat(parts).argsort()]                               # (B, width), as they came
-        return F.normalize(self.project(states).float(), dim=-1)
+        return unit(self.project(states))
 
 
 class LabelTower(nn.Module):
@@ -109,8 +114,11 @@ class MuLan(nn.Module):
         self.text = LabelTower(labels, config.joint.dim) if labels else TextTower(config, tokenizer.get_vocab_size())
         self.temperature = nn.Parameter(torch.tensor(config.joint.temperature))
 
-    def forward(self, sound, tokens, mask):
-        """One batch of pairs -> (audio (B, d), text (B, d)), unit rows; `sound` as the audio tower takes it."""
+    def forward(self, sound, tokens=None, mask=None):
+        """One batch of pairs -> (audio (B, d), text (B, d)), unit rows; `sound` as the audio tower takes it. Of a classifier the
+        logits (B, C), which need `sound` alone."""
+        if self.labels:
+            return self.text(self.audio(sound), self.temperature)
         return self.audio(sound), self.text(tokens, mask)
 
     @classmethod

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -307,9 +308,9 @@ def test_labels_loss_by_hand_and_its_chance(small_world, tmp_path):
     rows, truth, labels = tables(small_world, "train")
     assert model.labels == labels
     waves = torch.from_numpy(np.stack([read_window(Path(small_world) / row["audio"], 0.0, 10.0, 16000) for row in rows[:3]]))
-    with torch.no_grad():
-        loss, right = train.label_loss(model, {"sound": waves, "targets": torch.tensor(truth[:3]).float()}, False)
-        audio = model.audio(waves).double().numpy()
+    optim = replace(model.config.optim, batch_size=3, chunk_size=2, precision="fp32")
+    loss, right = train.label_backward(model, {"sound": waves, "targets": torch.tensor(truth[:3]).float()}, optim, 1)
+    audio = model.audio(waves).detach().double().numpy()
     vectors, bias, tau = (x.detach().double().numpy() for x in (model.text.vectors, model.text.bias, model.temperature))
     logits = np.array([[sum(a * v) / tau + b for v, b in zip(vectors, bias)] for a in audio])
     chance = 1 / (1 + np.exp(-logits))
@@ -386,6 +387,6 @@ def test_labels_that_cannot_be_learned_are_one_line(small_world, tmp_path):
 def test_validation_labels_are_looked_for_before_the_first_step(own_world, tmp_path, monkeypatch):
     rows, write = own_world
     world = write([row | ({"tags": ["unheard of"]} if row["split"] == "valid" else {}) for row in rows])
-    monkeypatch.setattr(train, "label_loss", None)
+    monkeypatch.setattr(train, "label_backward", None)
     with pytest.raises(UserError, match="no label is on some but not all recordings of split 'valid'"):
         tags(world, tmp_path / "run")

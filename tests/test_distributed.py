@@ -1,0 +1,239 @@
+"""Many processes and many chunks against one process and the whole batch: the same gradients, in float64."""
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.multiprocessing as mp
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+import train
+from mulan_min import checkpoint, distributed
+from mulan_min.config import resolve
+from mulan_min.gradcache import chunked_backward
+from mulan_min.loss import clamp_temperature, cmc_loss
+from mulan_min.mulan import MuLan
+from mulan_min.wordpiece import encode, train_wordpiece
+
+ROOT = Path(__file__).resolve().parent.parent
+WORDS = ["slow", "sad", "piano", "waltz", "fast", "happy", "banjo", "reel", "dry", "choir"]
+BATCH = 11      # divisible by neither 2, 3 nor chunks of 4
+
+
+def make(audio, dtype=torch.float64, seed=0, **changes):
+    """A small MuLan and a batch of spectrograms and texts of unequal length, the same whoever calls."""
+    config = resolve({"preset": "smoke", "audio": audio, "seconds": 2.0, "batch_size": BATCH, "freq_mask": 0, "time_mask": 0,
+                      "text_dropout": 0.0, "precision": "fp32", "resnet_width": 2, **changes})
+    torch.manual_seed(0)
+    model = MuLan(config, train_wordpiece([" ".join(WORDS)] * 20, 60)).to(dtype).train()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):      # blocks that count, unlike at gamma = 0
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+    rng = np.random.default_rng(seed)
+    texts = [" ".join(rng.choice(WORDS, rng.integers(1, 9))) for _ in range(BATCH)]
+    tokens, mask = encode(model.tokenizer, texts, 32)
+    sound = torch.from_numpy(rng.standard_normal((BATCH, config.front.n_mels, 40))).to(dtype)      # frames of 50 ms
+    return model, {"sound": sound, "tokens": tokens, "mask": mask}
+
+
+def gradients(model):
+    return {name: p.grad.clone() for name, p in model.named_parameters()}
+
+
+def whole(audio, **changes):
+    """Loss, R@1, gradients and buffers of one process and the whole batch, by the plain formula."""
+    model, batch = make(audio, **changes)
+    sound, text = model(**batch)
+    loss = cmc_loss(sound, text, model.temperature)
+    loss.backward()
+    return {"loss": loss.detach(), "right": train.recall_at_1(sound, text), **gradients(model), **dict(model.named_buffers())}
+
+
+def ten_steps(net, model, rank, world):
+    """Ten steps, float32, each on another batch; -> the weights. Not by Adam, which makes steps of full length out of the
+    rounding of gradients near zero."""
+    optimizer = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9)
+    for step in range(10):
+        batch = sliced(make("ast", torch.float32, seed=step)[1], rank, world)
+        optimizer.zero_grad(set_to_none=True)
+        train.pair_backward(net, batch, model.config.optim, world)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        clamp_temperature(model.temperature, 0.02)
+    return {name: p.detach() for name, p in model.named_parameters()}
+
+
+def sliced(batch, rank, world):
+    first = sum(distributed.shares(BATCH, world)[:rank])
+    return {name: x[first:first + distributed.shares(BATCH, world)[rank]] for name, x in batch.items()}
+
+
+CASES = {"ast": ("ast", {}), "ast, chunks of 2": ("ast", {"chunk_size": 2}), "resnet50": ("resnet50", {})}
+
+
+def worker(rank, world, port, folder):
+    """What one of `world` processes does in the tests below; it leaves its figures in a file."""
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    assert distributed.start()[:2] == (rank, world)
+    found = {}
+    for case, (audio, changes) in CASES.items():
+        model, batch = make(audio, **changes)
+        distributed.sync_batch_norm(model)
+        net = DistributedDataParallel(model, broadcast_buffers=False)
+        loss, right = train.pair_backward(net, sliced(batch, rank, world), model.config.optim, world)
+        found[case] = {"loss": distributed.total(loss), "right": distributed.total(right), **gradients(model), **dict(model.named_buffers())}
+    model, _ = make("ast", torch.float32)
+    found["ten steps"] = ten_steps(DistributedDataParallel(model, broadcast_buffers=False), model, rank, world)
+    found["agreed"] = distributed.agree(f"from {rank}")
+    torch.save(found, f"{folder}/{rank}.pt")
+    distributed.stop()
+
+
+@pytest.fixture(scope="module", params=[2, 3])
+def several(request, tmp_path_factory):
+    """What each of 2 or 3 processes found."""
+    folder = tmp_path_factory.mktemp("ranks")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mp.spawn(worker, (request.param, port, str(folder)), request.param)
+    return [torch.load(folder / f"{rank}.pt") for rank in range(request.param)]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_gradients_of_many_processes_are_those_of_one(several, case):
+    """Every parameter's, the temperature's too, to 1e-9; the loss, R@1, and the running statistics of batch norm."""
+    audio, changes = CASES[case]
+    expected = whole(audio)
+    assert expected["temperature"].abs() > 1e-3 and len(several) in (2, 3)
+    for found in several:
+        assert found[case].keys() == expected.keys()
+        for name, value in expected.items():
+            torch.testing.assert_close(found[case][name].double(), value.double(), atol=1e-9, rtol=1e-9, msg=lambda m: f"{name}: {m}")
+
+
+def test_ten_steps_of_many_processes_are_those_of_one(several):
+    model, _ = make("ast", torch.float32)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    expected = ten_steps(model, model, 0, 1)
+    assert max((expected[name] - before[name]).abs().max() for name in before) > 5e-3
+    for found in several:
+        for name, value in expected.items():
+            torch.testing.assert_close(found["ten steps"][name], value, atol=1e-6, rtol=0)
+
+
+def test_the_first_process_decides(several):
+    assert [found["agreed"] for found in several] == ["from 0"] * len(several)
+
+
+# ---- chunks ----------------------------------------------------------------------------
+
+
+def embed_by(model):
+    return lambda part: model(part["sound"], part["tokens"], part["mask"])
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 10])
+def test_chunks_give_the_gradients_of_the_whole_batch(chunk):
+    expected, (model, batch) = whole("ast"), make("ast")
+    loss = chunked_backward(model, batch, chunk, embed_by(model), cmc_loss)
+    torch.testing.assert_close(loss, expected["loss"], atol=1e-12, rtol=0)
+    for name, value in gradients(model).items():
+        torch.testing.assert_close(value, expected[name], atol=1e-9, rtol=1e-9)
+
+
+@pytest.mark.parametrize("audio", ["ast", "resnet50"])
+def test_chunks_replay_dropout_and_masks_and_see_the_same_statistics_twice(audio):
+    """The reference keeps the graphs of all chunks at once, and goes through them a single time."""
+    changes = {"text_dropout": 0.3, "audio_dropout": 0.3, "freq_mask": 8, "time_mask": 10}
+    (model, batch), (reference, _) = make(audio, **changes), make(audio, **changes)
+    torch.manual_seed(7)
+    parts = [reference(**{name: x[start:start + 4] for name, x in batch.items()}) for start in range(0, BATCH, 4)]
+    sound, text = map(torch.cat, zip(*parts))
+    loss = cmc_loss(sound, text, reference.temperature)
+    loss.backward()
+    torch.manual_seed(7)
+    found = chunked_backward(model, batch, 4, embed_by(model), cmc_loss)
+    torch.testing.assert_close(found, loss.detach(), atol=1e-12, rtol=0)
+    expected, before = gradients(reference), gradients_without_dropout(audio)
+    for name, value in gradients(model).items():
+        torch.testing.assert_close(value, expected[name], atol=1e-9, rtol=1e-9)
+    assert not torch.allclose(expected["text.project.weight"], before["text.project.weight"])      # dropout was on
+    for (name, buffer), other in zip(model.named_buffers(), reference.buffers()):
+        torch.testing.assert_close(buffer, other, atol=1e-12, rtol=0, msg=name)
+
+
+def gradients_without_dropout(audio):
+    return {name: value for name, value in whole(audio).items() if name == "text.project.weight"}
+
+
+def test_chunks_in_training(small_world, tmp_path):
+    """--chunk-size changes no weight but by rounding; of a classifier neither."""
+    for more in ([], ["--objective", "tags"]):
+        runs = []
+        for chunk in ("0", "5"):
+            run = tmp_path / f"{len(more)}-{chunk}"
+            model = train.main(["--preset", "smoke", "--data", small_world, "--run", str(run), "--workers", "0", "--audio", "ast",
+                                "--precision", "fp32", "--steps", "4", "--freq-mask", "0", "--time-mask", "0", "--text-dropout", "0",
+                                "--seconds", "2", "--chunk-size", chunk, *more])
+            runs.append(dict(model.named_parameters()))
+        for name, value in runs[0].items():
+            torch.testing.assert_close(runs[1][name], value, atol=2e-4, rtol=0)      # Adam magnifies small gradients' rounding
+
+
+# ---- torchrun --------------------------------------------------------------------------
+
+
+def torchrun(*arguments, check=True, wait=True):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--", str(ROOT / "train.py"), *arguments]
+    if not wait:
+        return subprocess.Popen(command, env=environment, start_new_session=True, stdout=subprocess.DEVNULL)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
+    assert not check or done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def test_torchrun_trains_and_resumes_to_the_bit(small_world, tmp_path):
+    """Two processes: one log, one set of files, the losses of one process; stopped and gone on with, the same weights."""
+    common = ["--preset", "smoke", "--data", small_world, "--workers", "0", "--audio", "ast", "--precision", "fp32", "--seconds", "2",
+              "--freq-mask", "0", "--time-mask", "0", "--text-dropout", "0", "--valid-every", "4", "--log-every", "1"]
+    common += ["--steps", "24"]
+    printed = torchrun(*common, "--run", str(tmp_path / "two")).stdout
+    assert printed.count("step     1  loss") == 1 and "2 x cpu" in printed
+    train.main([*common, "--run", str(tmp_path / "one")])
+    one, two = ([row for row in map(json.loads, open(tmp_path / run / "metrics.jsonl")) if "loss" in row] for run in ("one", "two"))
+    assert len(one) == len(two) == 24
+    for a, b in zip(one[:8], two):
+        assert b["loss"] == pytest.approx(a["loss"], abs=2e-3) and b["r1"] == pytest.approx(a["r1"], abs=1e-6)
+    # killed some time after its first checkpoint
+    cut = tmp_path / "cut" / "last.pt"
+    with torchrun(*common, "--run", str(tmp_path / "cut"), wait=False) as running:
+        while not cut.exists():
+            assert running.poll() is None
+            time.sleep(0.01)
+        os.killpg(running.pid, signal.SIGKILL)
+    assert 4 <= checkpoint.load(cut)["step"] < 24
+    torchrun(*common, "--run", str(tmp_path / "cut"), "--resume")
+    state, again = checkpoint.load(tmp_path / "two" / "last.pt"), checkpoint.load(cut)
+    assert again["step"] == 24 and all(torch.equal(x, again["model"][name]) for name, x in state["model"].items())
+
+
+def test_a_fault_of_the_user_ends_all_processes_in_one_message(small_world, tmp_path):
+    done = torchrun("--preset", "smoke", "--data", str(tmp_path / "nowhere"), "--run", str(tmp_path / "run"), check=False)
+    assert done.returncode and "nowhere" in done.stderr
+
+
+def test_alone_nothing_talks_to_anybody(monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    assert distributed.start()[:2] == (0, 1) and distributed.agree([1]) == [1] and distributed.everyone(None, None) is None
+    assert distributed.shares(11, 3) == [3, 4, 4] and sum(distributed.shares(6144, 7)) == 6144
