@@ -22,9 +22,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import torch
 import torch.nn.functional as F
-from tqdm import tqdm
-
 from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
 
 from mulan_min import checkpoint, distributed, metrics
 from mulan_min.audio import AudioError
@@ -34,7 +33,7 @@ from mulan_min.data import (Batches, check_lost, label_table, labels_of, loader,
 from mulan_min.demo_world import make_world
 from mulan_min.gradcache import chunked_backward
 from mulan_min.loss import chance_loss, clamp_temperature, cmc_loss
-from mulan_min.mulan import MuLan, default_device
+from mulan_min.mulan import MuLan
 from mulan_min.text_warmup import warm_up_text
 from mulan_min.weights import init_audio, init_text, size_text_tower
 from mulan_min.wordpiece import load_wordpiece, save_wordpiece, train_wordpiece
@@ -132,7 +131,7 @@ def main(argv=None):
             batch = next(stream)
             waited += time.perf_counter() - asked
             for name in batch["lost"].keys() - lost.keys():
-                say(f"left out: {name}: {batch['lost'][name]}")
+                say(f"left out: {name}: {batch['lost'][name]}", every=True)
                 lost[name] = batch["lost"][name]
             check_lost(lost, len(recordings))
 
@@ -278,7 +277,7 @@ def pair_backward(net, batch, optim, world):
             return net(part["sound"], part["tokens"], part["mask"])
 
     def loss_of(audio, text, temperature):
-        everyone = distributed.everyone(audio, text)
+        everyone = distributed.everyone(audio, text, optim.batch_size)
         right.append(recall_at_1(audio, text, everyone))
         return world * cmc_loss(audio, text, temperature, everyone)
 
@@ -400,9 +399,9 @@ def log(file, row):
     file.flush()
 
 
-def say(text):
-    """To the terminal, above the progress bar; of several processes the first speaks for all."""
-    if os.environ.get("RANK", "0") != "0":
+def say(text, every=False):
+    """To the terminal, above the progress bar; of several processes the first speaks for all, unless `every` one may."""
+    if os.environ.get("RANK", "0") != "0" and not every:
         return
     tqdm.write(text, file=sys.stdout)
     sys.stdout.flush()

@@ -74,12 +74,12 @@ class Gather(torch.autograd.Function):
         return gradient[first:first + ctx.sizes[dist.get_rank()]], None
 
 
-def everyone(audio, text):
-    """This process's embeddings (b, d) -> what `cmc_loss` takes as `everyone`, or None where there is one process."""
+def everyone(audio, text, size):
+    """This process's embeddings (b, d) of a batch of `size` -> what `cmc_loss` takes as `everyone`, or None where there is one
+    process."""
     if not dist.is_initialized():
         return None
-    sizes = [None] * dist.get_world_size()
-    dist.all_gather_object(sizes, len(audio))
+    sizes = shares(size, dist.get_world_size())
     return Gather.apply(audio, sizes), Gather.apply(text, sizes), sum(sizes[:dist.get_rank()])
 
 

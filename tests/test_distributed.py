@@ -235,5 +235,5 @@ def test_a_fault_of_the_user_ends_all_processes_in_one_message(small_world, tmp_
 
 def test_alone_nothing_talks_to_anybody(monkeypatch):
     monkeypatch.delenv("RANK", raising=False)
-    assert distributed.start()[:2] == (0, 1) and distributed.agree([1]) == [1] and distributed.everyone(None, None) is None
+    assert distributed.start()[:2] == (0, 1) and distributed.agree([1]) == [1] and distributed.everyone(None, None, 11) is None
     assert distributed.shares(11, 3) == [3, 4, 4] and sum(distributed.shares(6144, 7)) == 6144
