@@ -15,7 +15,7 @@ def roc_auc(scores, truth):
 
     scores, truth: (N,) -> float, or (N, C), each column by itself -> (C,). Higher score = more likely true.
     """
-    return _areas(*_sorted_truth(scores, truth))[0][_result_index(scores)]
+    return areas(scores, truth)[0]
 
 
 def average_precision(scores, truth):
@@ -23,7 +23,32 @@ def average_precision(scores, truth):
 
     Shapes as `roc_auc`. Chance is `chance_average_precision`, near the share of positives.
     """
-    return _areas(*_sorted_truth(scores, truth))[1][_result_index(scores)]
+    return areas(scores, truth)[1]
+
+
+def areas(scores, truth):
+    """Both at once: (ROC-AUC, average precision), shapes as `roc_auc`. Positives and negatives are sorted apart, as plain
+    numbers, which is many times faster than a sort that keeps the order; ties then need no care."""
+    found = []
+    for column, right in zip(*_columns(scores, truth)):
+        high, low = np.sort(column[right]), np.sort(column[~right])
+        below, upto = (np.searchsorted(low, high, side) for side in ("left", "right"))  # negatives under each positive
+        hits = len(high) - np.searchsorted(high, high, "left")  # positives, then negatives, that score as much or more
+        misses = len(low) - below
+        pairs = len(high) * len(low)
+        found.append(((below + upto).sum() / (2 * pairs), (hits / (hits + misses)).mean()) if pairs else (np.nan, np.nan))
+    auc, average = np.array(found).reshape(-1, 2).T
+    return (auc[0], average[0]) if np.ndim(scores) == 1 else (auc, average)
+
+
+def _columns(scores, truth):
+    """Checked: (N,) or (N, C) -> scores (C, N), truth (C, N) bool. Raises ValueError."""
+    scores, truth = np.asarray(scores), np.asarray(truth, bool)
+    if scores.shape != truth.shape or scores.ndim not in (1, 2):
+        raise ValueError(f"scores {scores.shape} and truth {truth.shape} must have one shape, (N,) or (N, C)")
+    if not np.isfinite(scores).all():
+        raise ValueError("scores hold NaN or infinity, so they have no order")
+    return (np.ascontiguousarray(table.reshape(len(table), -1).T) for table in (scores, truth))
 
 
 def chance_average_precision(positives, items):
@@ -95,12 +120,7 @@ def bootstrap_areas(scores, truth, seed=0, resamples=RESAMPLES):
 def _sorted_truth(scores, truth):
     """Sort each column by falling score. Returns three (C, N) arrays: the sorted truth, the order that sorted
     it, and for each place the last place of its group of equal scores."""
-    scores, truth = np.asarray(scores, np.float64), np.asarray(truth, bool)
-    if scores.shape != truth.shape or scores.ndim not in (1, 2):
-        raise ValueError(f"scores {scores.shape} and truth {truth.shape} must have one shape, (N,) or (N, C)")
-    if not np.isfinite(scores).all():
-        raise ValueError("scores hold NaN or infinity, so they have no order")
-    scores, truth = scores.reshape(len(scores), -1).T, truth.reshape(len(truth), -1).T  # (C, N)
+    scores, truth = _columns(np.asarray(scores, np.float64), truth)
     order = np.argsort(-scores, axis=1, kind="stable")
     ordered, places = np.take_along_axis(scores, order, 1), np.arange(scores.shape[1])
     last = np.ones(scores.shape, bool)
@@ -109,9 +129,9 @@ def _sorted_truth(scores, truth):
     return np.take_along_axis(truth, order, 1), order, ends
 
 
-def _areas(truth, order, ends, counts=None):
+def _areas(truth, order, ends, counts):
     """ROC-AUC (C,), average precision (C,) of what `_sorted_truth` returns, row i counted counts[i] times."""
-    weights = np.ones(truth.shape) if counts is None else counts[order].astype(np.float64)
+    weights = counts[order].astype(np.float64)
     # True and false positives at the threshold of each place. Within a group of ties every place holds the
     # group's final value, so the steps below are zero except at the group's first place.
     hits = np.take_along_axis(np.cumsum(weights * truth, axis=1), ends, 1)
@@ -124,10 +144,6 @@ def _areas(truth, order, ends, counts=None):
         precision = hits / np.maximum(hits + misses, 1)
         average = np.where(negatives > 0, (new_hits * precision).sum(1) / positives, np.nan)
     return auc, average
-
-
-def _result_index(scores):
-    return 0 if np.ndim(scores) == 1 else slice(None)
 
 
 def _above_and_tied(scores, targets):

@@ -107,7 +107,7 @@ def score_labels(folder, labels, names, truth, scores, seed):
         sets[name] = {"labels": {names[c]: {"positives": int(positives[c])} for c in kept}}
         for prefix, table in scores.items():
             table, right = table[:, kept], truth[:, kept]
-            auc, average = metrics.roc_auc(table, right), metrics.average_precision(table, right)
+            auc, average = metrics.areas(table, right)
             auc_draws, average_draws = metrics.bootstrap_areas(table, right, seed)
             sets[name][prefix + "roc_auc"] = figure(auc.mean(), auc_draws, 0.5)
             sets[name][prefix + "average_precision"] = figure(average.mean(), average_draws, chance)
