@@ -88,7 +88,8 @@ def tables():
         column = " ".join(filter(None, (row["audio"], arm, "control" if control else "")))
         if row["label"] or not arm:
             sets[row["label"] or "demo world"][column].append(row)
-        if not row["label"] and not control and (arm or any(r.get("arm") and r["audio"] == row["audio"] for r in found)):
+        compared = any(r.get("arm") and not r["label"] and r["audio"] == row["audio"] for r in found)
+        if compared and not row["label"] and not control:
             sets["demo world, arms"][column].append(row)
     for label, runs in sorted(sets.items()):
         print(f"\n{label}\n\n| | " + " | ".join(runs) + " | chance |\n|---|" + "---|" * (len(runs) + 1))
