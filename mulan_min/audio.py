@@ -1,5 +1,6 @@
 """Audio files to mono float32: read a window by seeking, down-mix, resample, crop or pad; cut windows."""
 
+import io
 import math
 import os
 import re
@@ -12,6 +13,7 @@ from scipy import signal
 from mulan_min.config import UserError
 
 SHORTEST = 0.1  # seconds; less than this is not a recording (our choice)
+HIGHEST = 2**20  # Hz; FLAC knows no more, and the filter that resamples a made-up rate could fill the memory (our choice)
 # Frames decoded before the window and thrown away, because after a seek MP3 lacks the bits that earlier
 # frames saved for it, and Opus its predictions, which settle to about 60 dB below the sound.
 SETTLE = 8192
@@ -21,22 +23,47 @@ class AudioError(UserError):
     """A sound file that cannot be used; the one-line message names the file."""
 
 
+class SoundBytes(io.BytesIO):
+    """A sound file in memory, to give where a path is asked for; `name` is for messages."""
+
+    def __init__(self, content, name):
+        super().__init__(content)
+        self.content, self.name = content, name
+
+    def __str__(self):
+        return self.name
+
+    def seek(self, offset, whence=0):  # in a damaged file libsndfile may ask for a place before the first byte
+        return super().seek(min(max(offset, -(2**62) if whence else 0), 2**62), whence)
+
+
+def _last_bytes(path, count) -> bytes:
+    """At most `count` bytes from the end of a file."""
+    if isinstance(path, SoundBytes):
+        return path.content[-count:]
+    with open(path, "rb") as plain:
+        plain.seek(max(0, os.path.getsize(path) - count))
+        return plain.read()
+
+
 def open_audio(path) -> soundfile.SoundFile:
-    """Open a file to read. Raises AudioError: missing, unreadable, empty, not audio, shorter than 0.1 s."""
+    """Open a file, or SoundBytes, to read. Raises AudioError: missing, unreadable, empty, not audio, shorter than 0.1 s."""
     try:
         # as bytes, for names that are not UTF-8; Windows has none of those
-        file = soundfile.SoundFile(os.fsencode(path) if os.name == "posix" else os.fspath(path))
+        name = path if isinstance(path, SoundBytes) else os.fsencode(path) if os.name == "posix" else os.fspath(path)
+        if isinstance(path, SoundBytes):
+            path.seek(0)
+        file = soundfile.SoundFile(name)
     except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: a name ending in .raw wants a format
+        why = getattr(error, "error_string", error)  # without the name, which is said already
         try:
-            with open(path, "rb") as plain:
-                empty = not plain.read(1)
-            reason = "the file is empty" if empty else f"not audio that libsndfile can read ({error})"
+            reason = "the file is empty" if not _last_bytes(path, 1) else f"not audio that libsndfile can read ({why})"
         except OSError as os_error:
             reason = os_error.strerror  # missing, a folder, no permission
         raise AudioError(f"{path}: {reason}") from None
-    if file.frames < SHORTEST * file.samplerate:
+    if file.frames < SHORTEST * file.samplerate or file.samplerate > HIGHEST:
         file.close()
-        raise AudioError(f"{path}: {file.frames} samples at {file.samplerate} Hz, less than {SHORTEST} s")
+        raise AudioError(f"{path}: {file.frames} samples at {file.samplerate} Hz, less than {SHORTEST} s or no rate of sound")
     return file
 
 
@@ -49,9 +76,7 @@ def duration(path) -> float:
 def _is_cut_short(path, file: soundfile.SoundFile) -> bool:
     """True if the file was longer once: of a WAV or Ogg libsndfile trusts what is left; its header tells."""
     if file.format == "OGG":
-        with open(path, "rb") as plain:
-            plain.seek(max(0, os.path.getsize(path) - 65536))  # an Ogg page is at most 65307 bytes
-            page = plain.read()
+        page = _last_bytes(path, 65536)  # an Ogg page is at most 65307 bytes
         flags = page.rfind(b"OggS") + 5
         return not (flags < len(page) and page[flags] & 4)  # 4: this page ends the stream
     sizes = re.search(r"data : (\d+) \(should be (\d+)\)", file.extra_info)  # libsndfile's log of the header

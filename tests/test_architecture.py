@@ -14,7 +14,9 @@ PACKAGES = {"torch", "numpy", "scipy", "soundfile", "tokenizers", "tqdm"}
 EXCEPTIONS = {("synth", "gallery", "matplotlib"), ("checkpoint", "_safetensors", "safetensors")}
 MODULES = sorted(path.stem for path in (ROOT / "mulan_min").glob("*.py") if path.stem != "__init__")
 SCRIPTS = ["train", "eval"]
-TOTAL_LINES, READING_PATH_LINES = 6000, 1750
+# The path is what teaches MuLan; the rest are rooms beside it: the demo world 1,500 lines, datasets and music folders 900,
+# mined text 700, public weights 600, shards 500.
+TOTAL_LINES, READING_PATH_LINES = 6800, 1750
 
 
 def source(name):
@@ -92,7 +94,7 @@ def test_pyproject_asks_for_the_same_six_packages():
 
 # The oracles of the tests, and what else a careless import might reach.
 BLOCKED = ["transformers", "librosa", "sklearn", "matplotlib", "timm", "torchaudio", "torchvision", "pandas", "pytest",
-           "safetensors"]
+           "safetensors", "webdataset"]
 WITHOUT_THEM = f"""
 import importlib, runpy, sys
 for name in {BLOCKED}:

@@ -50,7 +50,7 @@ def make_batches(folder, **typed):
     ({"id": ""}, "key 'id'"), ({"audio": None}, "key 'audio'"), ({"text": "x"}, "key 'text'"), ({"split": "dev"}, "split 'dev'"),
     ({"id": "r0"}, "id 'r0' occurs in line 1 already"), ({"audio": "none.wav"}, "none.wav is not there"),
     ({"text": {"sf": [" "]}}, "text 'sf'"), ({"text": {"sf": "words"}}, "text 'sf'"), ({"tags": "waltz"}, "tags"),
-    ({"start": -1}, "start and duration"), ({"duration": 0}, "start and duration"), ({"start": float("nan")}, "start"),
+    ({"start": -1}, "start and duration"), ({"start": 10**400}, "start and duration"), ({"duration": 0}, "start and duration"), ({"start": float("nan")}, "start"),
 ])
 def test_errors_name_the_file_and_the_line(tmp_path, change, message):
     rows = make_folder(tmp_path, 3)
