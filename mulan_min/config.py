@@ -185,7 +185,8 @@ def resolve(typed):
             if f.name in typed:
                 setattr(getattr(config, section), f.name, typed[f.name])
     for section, name, low in (("optim", "batch_size", 2), ("optim", "steps", 1), ("optim", "log_every", 1),
-                               ("optim", "valid_every", 1), ("data", "workers", 0), ("data", "reader_cores", 0), ("optim", "seed", 0), ("optim", "chunk_size", 0), ("front", "seconds", 0.1)):
+                               ("optim", "valid_every", 1), ("data", "workers", 0), ("data", "reader_cores", 0), ("optim", "seed", 0),
+                               ("optim", "chunk_size", 0), ("data", "label_recordings", 1), ("front", "seconds", 0.1)):
         if getattr(getattr(config, section), name) < low:
             raise UserError(f"--{name.replace('_', '-')} must be {low} or more")
     if not 0 < config.front.hop <= config.front.window:

@@ -53,8 +53,8 @@ class LogMel(nn.Module):
     """Waveform (B, samples) to log-mel power (B, n_mels, frames), natural log, always computed in float32.
 
     dialect "ours" (our choice): zeros are added at both ends so that frame i is centred on the i-th hop and
-        there are exactly samples // hop frames (10 s at 16 kHz: 1000), for a hop of at most the window; floor 1e-5, 90 dB below a full-scale
-        sine.
+        there are exactly samples // hop frames (10 s at 16 kHz: 1000), for a hop of at most the window; floor
+        1e-5, 90 dB below a full-scale sine.
     dialect "ast" (AST, Kaldi): waveform mean removed, then in each frame mean removal and pre-emphasis 0.97;
         no padding (10 s: 998 frames); floor 1.19e-7.
     Both: window 25 ms and hop 10 ms unless given (paper), symmetric Hann, FFT of the next power of two (512 for
