@@ -99,8 +99,8 @@ def _read(path, file: soundfile.SoundFile, first: int, last: int) -> np.ndarray:
     if lacking > tolerance:
         end, promised = (last - lacking) / file.samplerate, file.frames / file.samplerate
         raise AudioError(f"{path}: truncated, the sound ends at {end:.2f} s of {promised:.2f} s")
-    mix = np.full(file.channels, 1 / file.channels, dtype=np.float32)  # 20 times faster than mean(axis=1)
-    sound = sound[:, 0] if file.channels == 1 else sound @ mix  # (frames,)
+    # 20 times faster than mean(axis=1), and unlike a matrix product it wakes no threads, which readers have none of to spare
+    sound = sound[:, 0] if file.channels == 1 else sum(sound[:, c] for c in range(file.channels)) * np.float32(1 / file.channels)
     sound = pad_to(sound[first - settle :], last - first)
     if not np.isfinite(sound).all():
         raise AudioError(f"{path}: NaN or infinite samples")

@@ -78,6 +78,16 @@ def test_block_is_torchs_encoder_layer(norm_first):
         close(ours[our_name(name)].grad, parameter.grad, 1e-6)
 
 
+def test_long_sequences_take_another_way_to_the_same_result():
+    """1,001 tokens go to the fused kernel, 1,000 to the formula: both against float64, with a mask."""
+    for length in (1000, 1001):
+        q, k, v = torch.randn(3, 1, 2, length, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        mask = torch.arange(length)[None, None, None, :] < length - 300
+        weights = ((q @ k.transpose(2, 3)) / 8 ** 0.5).masked_fill(~mask, -torch.inf).softmax(-1)
+        found = attend(*(x.bfloat16() for x in (q, k, v)), mask).double()
+        torch.testing.assert_close(found, weights @ v, atol=2e-2, rtol=0)
+
+
 def test_layer_norm_stays_float32_under_autocast():
     """An offset of 1000 leaves bfloat16 three bits for the signal, and the block nothing to work with."""
     torch.manual_seed(0)
