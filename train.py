@@ -34,6 +34,7 @@ from mulan_min.demo_world import make_world
 from mulan_min.gradcache import chunked_backward
 from mulan_min.loss import chance_loss, clamp_temperature, cmc_loss
 from mulan_min.mulan import MuLan
+from mulan_min.tasks import two_classes
 from mulan_min.text_warmup import warm_up_text
 from mulan_min.weights import init_audio, init_text, size_text_tower
 from mulan_min.wordpiece import load_wordpiece, save_wordpiece, train_wordpiece
@@ -366,7 +367,7 @@ def validate(model, recordings, sources):
 
 def two_sided(truth):
     """Which labels some of the recordings have, and some have not: (N, C) -> (C,), all bool. Raises UserError for none."""
-    kept = truth.any(0) & ~truth.all(0)
+    kept = two_classes(truth)
     if not kept.any():
         raise UserError("no label is on some but not all recordings of split 'valid'; put more recordings there")
     return kept

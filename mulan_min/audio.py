@@ -50,10 +50,11 @@ def open_audio(path) -> soundfile.SoundFile:
     """Open a file, or SoundBytes, to read. Raises AudioError: missing, unreadable, empty, not audio, shorter than 0.1 s."""
     try:
         # as bytes, for names that are not UTF-8; Windows has none of those
-        name = path if isinstance(path, SoundBytes) else os.fsencode(path) if os.name == "posix" else os.fspath(path)
         if isinstance(path, SoundBytes):
             path.seek(0)
-        file = soundfile.SoundFile(name)
+            file = soundfile.SoundFile(path)
+        else:
+            file = soundfile.SoundFile(os.fsencode(path) if os.name == "posix" else os.fspath(path))
     except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: a name ending in .raw wants a format
         why = getattr(error, "error_string", error)  # without the name, which is said already
         try:
@@ -61,9 +62,10 @@ def open_audio(path) -> soundfile.SoundFile:
         except OSError as os_error:
             reason = os_error.strerror  # missing, a folder, no permission
         raise AudioError(f"{path}: {reason}") from None
+    fault = "no rate of sound" if file.samplerate > HIGHEST else f"less than {SHORTEST} s"
     if file.frames < SHORTEST * file.samplerate or file.samplerate > HIGHEST:
         file.close()
-        raise AudioError(f"{path}: {file.frames} samples at {file.samplerate} Hz, less than {SHORTEST} s or no rate of sound")
+        raise AudioError(f"{path}: {file.frames} samples at {file.samplerate} Hz, {fault}")
     return file
 
 

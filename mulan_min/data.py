@@ -25,6 +25,7 @@ from mulan_min.sampler import Sampler
 from mulan_min.wordpiece import encode
 
 SPLITS = ("train", "valid", "test")
+COMPANIONS = ("labels.json", "playlists.jsonl", "triplets.jsonl")      # what may lie beside a manifest
 LOST_SHARE = 0.01      # of the recordings may be unreadable before training stops; our choice
 
 
@@ -117,8 +118,8 @@ def with_tags(recordings):
 
 def labels_of(recording, sources):
     """The set of its labels in some sources: its tags as they are, other texts split at commas, for they may list several."""
-    return {label.strip() for source in sources for text in recording.text.get(source, [])
-            for label in ([text] if text in recording.tags else text.split(","))} - {""}
+    return {label for source in sources for text in recording.text.get(source, [])
+            for label in ([text] if text in recording.tags else map(str.strip, text.split(",")))} - {""}
 
 
 def label_table(recordings, labels, sources):

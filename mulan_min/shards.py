@@ -24,12 +24,11 @@ from tqdm import tqdm
 
 from mulan_min.audio import AudioError
 from mulan_min.config import UserError, parse_ratio, run_script
-from mulan_min.data import SPLITS, read_manifest
+from mulan_min.data import COMPANIONS, SPLITS, read_manifest
 from mulan_min.sampler import Sampler
 from mulan_min.shard_reader import AUDIO, SAMPLE_LIMIT, count_samples, find_shards, read_clip_window, read_samples
 from mulan_min.wordpiece import encode
 
-COMPANIONS = ("labels.json", "playlists.jsonl", "triplets.jsonl")
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 BUFFER, BUFFER_BYTES = 512, 2**30      # samples and bytes that a reader holds to shuffle; our choice
 TRIES, NOTES = 100, 1000      # unreadable samples in a row that end the stream; notes with one batch; our choice

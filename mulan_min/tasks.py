@@ -21,7 +21,7 @@ from tqdm import tqdm
 from mulan_min import metrics
 from mulan_min.audio import read_window
 from mulan_min.config import UserError
-from mulan_min.data import clip_seconds, read_manifest
+from mulan_min.data import clip_seconds, label_table, read_manifest, with_tags
 from mulan_min.logistic import fit_logistic, predict_logistic, whitening
 from mulan_min.mulan import UnknownLabel
 
@@ -323,11 +323,7 @@ def unique_labels(labels):
 
 def truth_table(recordings, names):
     """Which label is a tag of which recording: (N, C) bool."""
-    column = {name: c for c, name in enumerate(names)}
-    table = np.zeros((len(recordings), len(names)), bool)
-    for i, recording in enumerate(recordings):
-        table[i, [column[tag] for tag in recording.tags if tag in column]] = True
-    return table
+    return label_table(with_tags(recordings), names, ["tags"]).bool().numpy()
 
 
 def two_classes(truth):

@@ -26,7 +26,7 @@ from tqdm import tqdm
 from mulan_min import metrics
 from mulan_min.bert import Bert
 from mulan_min.config import UserError, run_script
-from mulan_min.data import read_manifest
+from mulan_min.data import COMPANIONS, read_manifest
 from mulan_min.mulan import default_device
 from mulan_min.report import format_table
 from mulan_min.text_rules import RULES_LF, RULES_SF, clean, count_words
@@ -35,7 +35,7 @@ from mulan_min.wordpiece import encode, train_wordpiece
 
 RULES = {"sf": RULES_SF, "lf": RULES_LF}     # a source that is not here stays as it is
 TRAIN, TEST = (Path(__file__).with_name(f"relevance_{part}.tsv") for part in ("train", "test"))
-COMPANIONS = ("labels.json", "playlists.jsonl", "triplets.jsonl", "lf_truth.jsonl")
+COPIED = (*COMPANIONS, "lf_truth.jsonl")
 VOCABULARY = 2000       # pieces of a filter from scratch; our choice
 MAX_TOKENS = 64         # of a sentence; our choice
 TRUTH_SENTENCES = 2000  # of lf_truth.jsonl are judged, drawn at random: a minute with a BERT of six layers; our choice
@@ -272,7 +272,7 @@ def write_folder(folder, out, rows, dropped):
         for name, content in (("dropped.tsv", table), ("manifest.jsonl", lines)):
             # half a surrogate pair has no UTF-8; Python's escape for it is JSON's too
             (making / name).write_text("\n".join(content) + "\n", encoding="utf-8", errors="backslashreplace")
-        for name in COMPANIONS:
+        for name in COPIED:
             if (folder / name).is_file():
                 shutil.copyfile(folder / name, making / name)
         making.replace(out)

@@ -215,3 +215,10 @@ def test_cut_windows_by_hand():
     long = np.arange(302, dtype=np.float32)
     assert np.array_equal(cut_windows(long[:301], 100), long[:300].reshape(3, 100))  # a hundredth is dropped
     assert np.array_equal(cut_windows(long[:302], 100)[3:], [long[202:302]])
+
+
+def test_a_made_up_rate_is_refused(tmp_path):
+    """Its resampling filter would fill the memory."""
+    soundfile.write(tmp_path / "fast.wav", np.zeros(200_000), 2**20 + 1)
+    with pytest.raises(AudioError, match="fast.wav: 200000 samples at 1048577 Hz, no rate of sound"):
+        read_window(tmp_path / "fast.wav")

@@ -1,4 +1,4 @@
-"""Many processes and many chunks against one process and the whole batch: the same gradients, in float64."""
+"""Many processes against one and the whole batch: the same gradients, in float64."""
 import json
 import os
 import signal
@@ -18,7 +18,6 @@ from torch.nn.parallel import DistributedDataParallel
 import train
 from mulan_min import checkpoint, distributed
 from mulan_min.config import resolve
-from mulan_min.gradcache import chunked_backward
 from mulan_min.loss import clamp_temperature, cmc_loss
 from mulan_min.mulan import MuLan
 from mulan_min.wordpiece import encode, train_wordpiece
@@ -133,61 +132,6 @@ def test_ten_steps_of_many_processes_are_those_of_one(several):
 
 def test_the_first_process_decides(several):
     assert [found["agreed"] for found in several] == ["from 0"] * len(several)
-
-
-# ---- chunks ----------------------------------------------------------------------------
-
-
-def embed_by(model):
-    return lambda part: model(part["sound"], part["tokens"], part["mask"])
-
-
-@pytest.mark.parametrize("chunk", [1, 4, 10])
-def test_chunks_give_the_gradients_of_the_whole_batch(chunk):
-    expected, (model, batch) = whole("ast"), make("ast")
-    loss = chunked_backward(model, batch, chunk, embed_by(model), cmc_loss)
-    torch.testing.assert_close(loss, expected["loss"], atol=1e-12, rtol=0)
-    for name, value in gradients(model).items():
-        torch.testing.assert_close(value, expected[name], atol=1e-9, rtol=1e-9)
-
-
-@pytest.mark.parametrize("audio", ["ast", "resnet50"])
-def test_chunks_replay_dropout_and_masks_and_see_the_same_statistics_twice(audio):
-    """The reference keeps the graphs of all chunks at once, and goes through them a single time."""
-    changes = {"text_dropout": 0.3, "audio_dropout": 0.3, "freq_mask": 8, "time_mask": 10}
-    (model, batch), (reference, _) = make(audio, **changes), make(audio, **changes)
-    torch.manual_seed(7)
-    parts = [reference(**{name: x[start:start + 4] for name, x in batch.items()}) for start in range(0, BATCH, 4)]
-    sound, text = map(torch.cat, zip(*parts))
-    loss = cmc_loss(sound, text, reference.temperature)
-    loss.backward()
-    torch.manual_seed(7)
-    found = chunked_backward(model, batch, 4, embed_by(model), cmc_loss)
-    torch.testing.assert_close(found, loss.detach(), atol=1e-12, rtol=0)
-    expected, before = gradients(reference), gradients_without_dropout(audio)
-    for name, value in gradients(model).items():
-        torch.testing.assert_close(value, expected[name], atol=1e-9, rtol=1e-9)
-    assert not torch.allclose(expected["text.project.weight"], before["text.project.weight"])      # dropout was on
-    for (name, buffer), other in zip(model.named_buffers(), reference.buffers()):
-        torch.testing.assert_close(buffer, other, atol=1e-12, rtol=0, msg=name)
-
-
-def gradients_without_dropout(audio):
-    return {name: value for name, value in whole(audio).items() if name == "text.project.weight"}
-
-
-def test_chunks_in_training(small_world, tmp_path):
-    """--chunk-size changes no weight but by rounding; of a classifier neither."""
-    for more in ([], ["--objective", "tags"]):
-        runs = []
-        for chunk in ("0", "5"):
-            run = tmp_path / f"{len(more)}-{chunk}"
-            model = train.main(["--preset", "smoke", "--data", small_world, "--run", str(run), "--workers", "0", "--audio", "ast",
-                                "--precision", "fp32", "--steps", "4", "--freq-mask", "0", "--time-mask", "0", "--text-dropout", "0",
-                                "--seconds", "2", "--chunk-size", chunk, *more])
-            runs.append(dict(model.named_parameters()))
-        for name, value in runs[0].items():
-            torch.testing.assert_close(runs[1][name], value, atol=2e-4, rtol=0)      # Adam magnifies small gradients' rounding
 
 
 # ---- torchrun --------------------------------------------------------------------------

@@ -173,7 +173,7 @@ def collection(tmp_path):
                      "split": "test" if ident == "c" else "train", "text": text, "tags": ["waltz"], "start": 1.5,
                      "duration": 2.0, "note": "ours, \u2028"})
     (folder / "manifest.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    for name in textmine.COMPANIONS:
+    for name in textmine.COPIED:
         (folder / name).write_text(f"[] {name}\n")
     (folder / "world.json").write_text("{}")
     return folder
@@ -205,8 +205,8 @@ def test_a_manifest_is_cleaned(collection, tmp_path):
                                      "tags": ["waltz"], "start": 1.5, "duration": 2.0, "note": "ours, \u2028"}
     assert [recording.audio.read_bytes() for recording in read_manifest(out)] == [b"a", b"a", b"d"]
     assert rows[1]["audio"] == str(tmp_path / "elsewhere.wav")
-    assert sorted(os.listdir(out)) == sorted(["manifest.jsonl", "dropped.tsv", *textmine.COMPANIONS])
-    assert all((out / name).read_bytes() == (collection / name).read_bytes() for name in textmine.COMPANIONS)
+    assert sorted(os.listdir(out)) == sorted(["manifest.jsonl", "dropped.tsv", *textmine.COPIED])
+    assert all((out / name).read_bytes() == (collection / name).read_bytes() for name in textmine.COPIED)
     assert os.listdir(out.parent) == ["out"]
     assert "3 of 4 recordings" in report and "left out, without any text: 1 test" in report
 
