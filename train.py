@@ -22,7 +22,6 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import torch
 import torch.nn.functional as F
-from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from mulan_min import checkpoint, distributed, metrics
@@ -34,12 +33,15 @@ from mulan_min.demo_world import make_world
 from mulan_min.gradcache import chunked_backward
 from mulan_min.loss import chance_loss, clamp_temperature, cmc_loss
 from mulan_min.mulan import MuLan
+from mulan_min.shard_reader import find_shards, first_recordings
+from mulan_min.shards import ShardStream
 from mulan_min.tasks import two_classes
 from mulan_min.text_warmup import warm_up_text
 from mulan_min.weights import init_audio, init_text, size_text_tower
 from mulan_min.wordpiece import load_wordpiece, save_wordpiece, train_wordpiece
 
 VALID_RECORDINGS = 256                       # at most so many are embedded to validate; our choice
+WORD_RECORDINGS = 10_000                     # of shards, so many give their texts to the vocabulary and the text warm-up; our choice
 FREE_TO_CHANGE = ("workers", "log_every")    # settings that may differ after --resume: the weights do not depend on them
 
 
@@ -51,13 +53,17 @@ def main(argv=None):
     config, state = (reopen if resume else start)(run, typed, overwrite, device)
     config.optim.precision = distributed.agree(config.optim.precision)
 
-    # Data: the demo world, made by the first process, or the user's manifests.
-    if not config.data.data:
+    # Data: the demo world, made by the first process, or the user's manifests, or shards.
+    if not config.data.data and not config.data.shards:
         folder = Path(f"data/demo-{config.data.demo_recordings}")
         config.data.data = [str(folder if rank else make_world(folder, recordings=config.data.demo_recordings))]
         distributed.agree(None)      # the others wait until it is there
-    recordings, valid = (read_collection(config.data.data, split) for split in ("train", "valid"))
     sources, classify = parse_ratio(config.data.ratio), config.optim.objective == "tags"
+    if config.data.shards:      # of a stream, enough to learn words from and to validate with
+        recordings, valid = (first_recordings(find_shards(config.data.shards, split), split, sources, count, split == "valid")
+                             for split, count in (("train", WORD_RECORDINGS), ("valid", VALID_RECORDINGS)))
+    else:
+        recordings, valid = (read_collection(config.data.data, split) for split in ("train", "valid"))
     if classify:
         recordings, valid = with_tags(recordings), with_tags(valid)
     valid = [] if rank else choose_valid(valid, config)      # the first process validates, logs and saves
@@ -89,12 +95,20 @@ def main(argv=None):
     if prepare:
         torch.set_num_threads(min(torch.get_num_threads(), max(1, os.cpu_count() - config.data.reader_cores)))
     model.to(device).train()
-    batches = Batches(recordings, config, model.tokenizer, rank, world, prepare, model.labels)
+    if config.optim.compile:
+        compile_towers(model, device)
+    if config.data.shards:
+        cursors = state["cursors"][min(rank, len(state["cursors"]) - 1)] if state else {}
+        batches = ShardStream(config.data.shards, config, model.tokenizer, rank, world, prepare, cursors=cursors)
+        total = batches.samples
+    else:
+        cursors, total = {}, len(recordings)
+        batches = Batches(recordings, config, model.tokenizer, rank, world, prepare, model.labels)
     if config.text.text_warmup and not state and not classify:
         warm_up_text(model, [group for group in texts if group], config, device, say)
     if world > 1 and config.optim.sync_batch_norm:
         distributed.sync_batch_norm(model)
-    net = DistributedDataParallel(model, broadcast_buffers=False) if world > 1 else model
+    net = distributed.replicate(model) if world > 1 else model
     optimizer = make_optimizer(model, config)
     step, best, elapsed = 0, -math.inf, 0.0
     if state:
@@ -108,12 +122,12 @@ def main(argv=None):
     journal = open(os.devnull, "w") if rank else reopen_metrics(run / "metrics.jsonl", step)
 
     def save(name):
-        if rank:
-            return
-        checkpoint.save(run / name, {
-            "step": step, "best": best, "seconds": elapsed, "config": config.to_dict(),
-            "tokenizer": model.tokenizer.to_str(), "labels": model.labels, "model": model.state_dict(),
-            "optimizer": optimizer.state_dict()})
+        places = distributed.gather(cursors)
+        if not rank:
+            checkpoint.save(run / name, {
+                "step": step, "best": best, "seconds": elapsed, "config": config.to_dict(),
+                "tokenizer": model.tokenizer.to_str(), "labels": model.labels, "model": model.state_dict(),
+                "optimizer": optimizer.state_dict(), "cursors": places})
 
     size, optim = config.optim.batch_size, config.optim
     chance, right_chance = label_chances(share) if classify else (chance_loss(size), 1 / size)
@@ -121,7 +135,7 @@ def main(argv=None):
     reads = f"{len(model.labels)} labels" if classify else "bert"
     where = f"{world} x {device.type}" if world > 1 else device
     say(f"{config.tower.audio} {parameters[0]:.1f} M + {reads} {parameters[1]:.1f} M parameters on {where} in {optim.precision}; "
-        f"{len(recordings)} recordings, {optim.steps} steps of {size} clips; chance loss {chance:.3f}")
+        f"{total or 'untold'} recordings, {optim.steps} steps of {size} clips; chance loss {chance:.3f}")
     lost, waited, began = {}, 0.0, time.perf_counter()
     bar = tqdm(total=optim.steps, initial=step, unit="step", disable=rank or not sys.stderr.isatty(), dynamic_ncols=True)
     with stop_requested() as stop, bar:
@@ -134,7 +148,7 @@ def main(argv=None):
             for name in batch["lost"].keys() - lost.keys():
                 say(f"left out: {name}: {batch['lost'][name]}", every=True)
                 lost[name] = batch["lost"][name]
-            check_lost(lost, len(recordings))
+            check_lost(lost, total or max(WORD_RECORDINGS, (step + 1) * size))
 
             # One step. The random state (dropout, masks) is a function of the seed and the step, as the batch is.
             torch.manual_seed((optim.seed * 1_000_003 + step) * world + rank)
@@ -162,6 +176,8 @@ def main(argv=None):
                 say("step {step:5d}  loss {loss:.3f} (chance {chance:.3f})  R@1 {r1:.3f} (chance {r1_chance:.3f})  tau "
                     "{temperature:.3f}  grad {grad_norm:.2f}  {clips_per_s:.0f} clips/s  data wait {wait:.1%}".format(**row))
                 marked, marked_step, waited = now, step, 0.0
+            if "cursor" in batch:
+                cursors[batch["cursor"]["worker"]] = batch["cursor"]
             if step % optim.valid_every == 0 or step == optim.steps:
                 paused = time.perf_counter()
                 auc = distributed.agree(None if rank else validate(model, valid, sources))
@@ -268,6 +284,18 @@ def faster_precision(device):
     return "bf16" if seconds[torch.bfloat16] < 0.8 * seconds[torch.float32] else "fp32"
 
 
+def compile_towers(model, device):
+    """torch.compile on the towers' networks, in place. Raises UserError where a compiler is missing."""
+    try:
+        torch.compile(lambda x: x + 1)(torch.ones(2, device=device))
+    except Exception as error:      # of torch._dynamo or torch._inductor, whose types change from version to version
+        raise UserError(f"--compile does not work here ({str(error).strip().splitlines()[0][:200]}): it needs a compiler, on a CPU "
+                        "g++; leave the flag out") from error
+    model.audio.net.compile()
+    if not model.labels:
+        model.text.net.compile(dynamic=True)      # texts of a part are as long as its longest
+
+
 def pair_backward(net, batch, optim, world):
     """Pairs of sound and text -> (CMC loss, R@1), this process's parts of both, and their gradients in the parameters.
     DistributedDataParallel averages gradients where the loss is a sum over the processes: hence `world`."""
@@ -345,7 +373,7 @@ def choose_valid(recordings, config):
         except AudioError as error:
             say(f"left out of validation: {r.id}: {error}")
     if len(chosen) < 2:
-        raise UserError(f"{', '.join(config.data.data)}: two or more recordings of split 'valid' with text and readable audio are "
+        raise UserError(f"{', '.join(config.data.data + config.data.shards)}: two or more recordings of split 'valid' with text and readable audio are "
                         f"needed, not {len(chosen)}")
     return chosen
 

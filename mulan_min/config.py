@@ -87,6 +87,7 @@ class Joint:
 @dataclass
 class Data:
     data: list = setting([], help="manifest folder, may be repeated; default: the demo world, made in data/; our choice")
+    shards: list = setting([], help="folder that mulan_min.shards pack wrote, read as a stream instead of --data; our choice")
     ratio: str = setting("sf=2,lf=2,pl=1,aset=1", help="share of each text source in every batch; paper. "
                         "Of --objective tags the labels, default tags=1, the ground truth; e.g. aset=1")
     demo_recordings: int = setting(4400, smoke=72, help="size of the demo world; our choice")
@@ -109,6 +110,7 @@ class Optimisation:
     sync_batch_norm: bool = setting(True, help="ResNet-50's statistics over all processes, not each by itself; our choice")
     clip_norm: float = setting(1.0, help="largest gradient norm; our choice")
     precision: str = setting("auto", help="auto | bf16 | fp32; auto measures which is faster; our choice")
+    compile: bool = setting(False, help="torch.compile on both towers; needs a compiler, e.g. g++; our choice")
     seed: int = setting(0, help="of weights, batches and masks; our choice")
     log_every: int = setting(50, laptop=20, smoke=4, help="steps; our choice")
     valid_every: int = setting(1000, laptop=430, smoke=6, help="steps; a checkpoint is saved then as well; our choice")
@@ -196,6 +198,8 @@ def resolve(typed):
             raise UserError(f"--{name} {getattr(config.optim, name)} is not one of {', '.join(choices)}")
     if config.optim.objective == "tags" and "ratio" not in typed:
         config.data.ratio = "tags=1"
+    if config.data.shards and (config.data.data or config.data.shuffle_pairs or config.optim.objective != "contrastive"):
+        raise UserError("--shards goes without --data, --shuffle-pairs and --objective: leave one of them out")
     if not 0 < config.joint.temperature_floor <= config.joint.temperature <= 1:
         raise UserError("--temperature and --temperature-floor must satisfy 0 < floor <= temperature <= 1")
     parse_ratio(config.data.ratio)

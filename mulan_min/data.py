@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from mulan_min import audio
 from mulan_min.config import UserError, parse_ratio
@@ -36,7 +36,7 @@ class ManifestError(UserError):
 @dataclass
 class Recording:
     id: str
-    audio: Path
+    audio: Path      # or SoundBytes, out of a shard
     split: str
     text: dict
     tags: list = field(default_factory=list)
@@ -77,6 +77,15 @@ def parse_line(line, folder, where):
             raise ManifestError(f"{where}: key '{key}' is missing or not a {'text' if kind is str else 'JSON object'}")
     if row["split"] not in SPLITS:
         raise ManifestError(f"{where}: split '{row['split']}' is not one of {', '.join(SPLITS)}")
+    file = folder / row["audio"]
+    if "\0" in row["audio"] or not os.path.isfile(file):
+        raise ManifestError(f"{where}: audio file {file} is not there")
+    return make_recording(row, row["id"], file, row["split"], where)
+
+
+def make_recording(row, ident, sound, split, where):
+    """A Recording with the text, tags, start and duration of a JSON object; `sound` is a path or SoundBytes. Raises ManifestError
+    that begins with `where`."""
     for source, texts in row["text"].items():
         if not isinstance(texts, list) or not all(isinstance(t, str) and t.strip() for t in texts):
             raise ManifestError(f"{where}: text '{source}' must be a list of non-empty texts")
@@ -86,11 +95,8 @@ def parse_line(line, folder, where):
     start, duration = row.get("start", 0.0), row.get("duration")
     if not is_seconds(start) or start < 0 or not (duration is None or (is_seconds(duration) and duration > 0)):
         raise ManifestError(f"{where}: start and duration must be seconds, 0 or more and above 0")
-    file = folder / row["audio"]
-    if "\0" in row["audio"] or not os.path.isfile(file):
-        raise ManifestError(f"{where}: audio file {file} is not there")
     text = {source: texts for source, texts in row["text"].items() if texts}
-    return Recording(row["id"], file, row["split"], text, tags, float(start), duration)
+    return Recording(ident, sound, split, text, tags, float(start), duration)
 
 
 def is_seconds(value):
@@ -137,7 +143,8 @@ def file_seconds(path):
 
 def clip_seconds(recording):
     """Usable length in s. Raises AudioError when the file cannot be opened."""
-    rest = file_seconds(recording.audio) - recording.start
+    held = isinstance(recording.audio, audio.SoundBytes)      # to remember its length would keep it in memory
+    rest = (audio.duration if held else file_seconds)(recording.audio) - recording.start
     return rest if recording.duration is None else min(rest, recording.duration)
 
 
@@ -222,11 +229,11 @@ def check_lost(lost, total):
 
 
 def loader(batches, first_step, workers):
-    """Yields batches first_step, first_step + 1, ...; each worker process reads whole batches ahead of need. Raises
-    UserError when a batch cannot be had."""
-    for batch in DataLoader(batches, batch_size=None, sampler=range(first_step, len(batches)), num_workers=workers,
-                            prefetch_factor=3 if workers else None, worker_init_fn=quiet_worker,
-                            pin_memory=torch.cuda.is_available()):
+    """Yields batches first_step, first_step + 1, ...; each worker process reads whole batches ahead of need. A stream
+    (shards.ShardStream) knows its first step by itself. Raises UserError when a batch cannot be had."""
+    order = {} if isinstance(batches, IterableDataset) else {"sampler": range(first_step, len(batches))}
+    for batch in DataLoader(batches, batch_size=None, num_workers=workers, prefetch_factor=3 if workers else None,
+                            worker_init_fn=quiet_worker, pin_memory=torch.cuda.is_available(), **order):
         if "error" in batch:
             raise UserError(batch["error"])
         yield batch

@@ -4,6 +4,7 @@ Started by torchrun, every process takes its slice of the global batch through i
 embeddings, and computes only its own rows and columns of the loss. DistributedDataParallel then averages the gradients of the
 parameters. Started by itself, a process is alone, and nothing here talks to anybody.
 """
+import inspect
 import os
 
 import torch
@@ -11,6 +12,7 @@ import torch.distributed as dist
 import torch.distributed.nn.functional as with_gradient
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from mulan_min.mulan import default_device
 
@@ -29,9 +31,19 @@ def start():
 
 
 def stop():
-    """Leaves the group, if there is one."""
+    """Leaves the group, if there is one, when all have come so far."""
     if dist.is_initialized():
+        # While this waits, gloo's threads let go of their last tensors. That needs Python's lock, which is held, for good, by
+        # who takes down a group whose threads have not done so: one run in fifty stood still at its end.
+        dist.barrier()
         dist.destroy_process_group()
+
+
+def replicate(model):
+    """The model as DistributedDataParallel: one copy a process, gradients averaged. Batch norm's buffers stay each process's own."""
+    parameters = inspect.signature(DistributedDataParallel).parameters
+    name = "forward_sync_buffers" if "forward_sync_buffers" in parameters else "broadcast_buffers"      # renamed in torch 2.13
+    return DistributedDataParallel(model, **{name: False})
 
 
 def agree(value):
@@ -41,6 +53,15 @@ def agree(value):
     values = [value]
     dist.broadcast_object_list(values)
     return values[0]
+
+
+def gather(value):
+    """[what each process holds] on all of them; any picklable value, from our own processes alone."""
+    if not dist.is_initialized():
+        return [value]
+    values = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
 
 
 def total(x):

@@ -3,10 +3,8 @@
 A shard is read from front to back, one sample in memory at a time. Members next to each other that share their name up to its
 first dot are a sample, as in the webdataset library: key.flac (or .ogg, ...) and key.json {"id", "text", "start", "duration"}.
 """
-import io
 import itertools
 import json
-import math
 import os
 import re
 import tarfile
@@ -15,12 +13,14 @@ from pathlib import Path
 
 from mulan_min import audio
 from mulan_min.config import UserError
+from mulan_min.data import make_recording
 
 AUDIO = "flac wav ogg oga opus mp3 aif aiff aifc au caf w64 rf64 audio".split()      # `audio`: any other suffix
 SAMPLE_LIMIT, JSON_LIMIT, HEADER_LIMIT = 2**29, 2**20, 2**16      # bytes of a sample, its JSON, a long name; our choice
+HELD_LIMIT = 2**30      # bytes of the recordings that are kept in memory for good; our choice
 
-# name: shard/key; place: (of the shard in its list, of the sample in the shard); content: the audio file; start, duration: s
-Sample = namedtuple("Sample", "name place id content text start duration")
+# place: (of the shard in its list, of the sample in the shard); recording: its audio is SoundBytes, named shard/key
+Sample = namedtuple("Sample", "place recording")
 
 
 def silent(name, why):
@@ -28,10 +28,11 @@ def silent(name, why):
 
 
 def find_shards(places, split="train"):
-    """Folders with SPLIT-000000.tar, ..., and paths of single shards -> [Path]. Raises UserError where there is none."""
+    """Folders with SPLIT-000000.tar, ..., and paths of single shards, which are all of split train -> [Path]. Raises UserError
+    where there is none."""
     paths = []
     for place in map(Path, [places] if isinstance(places, (str, Path)) else places):
-        found = sorted(place.glob(f"{split}-*.tar")) if place.is_dir() else [place]
+        found = sorted(place.glob(f"{split}-*.tar")) if place.is_dir() else [place][:split == "train"]
         if not found or not all(path.is_file() for path in found):
             raise UserError(f"{place}: no shard, nor a folder with {split}-000000.tar, ...; mulan_min.shards pack makes one")
         paths += found
@@ -94,9 +95,9 @@ def members(file, tell):
                 tell(name, "a link, a device or another member that is no plain file; passed over")
 
 
-def read_shard(path, skip=0, note=silent, wanted=None):
+def read_shard(path, skip=0, note=silent, wanted=None, hear=True):
     """Yields (key, {suffix: bytes}) of each sample in order. `skip` samples are passed over unread, or all but those whose
-    numbers are in the set `wanted`.
+    numbers are in the set `wanted`. Where they are not to be heard, sound is passed over as b"".
 
     Raises nothing for what is in the file: a damaged shard ends early, and note(name, why) gets a line for whatever is left out
     behind what is skipped. Memory: one sample of at most SAMPLE_LIMIT bytes."""
@@ -127,50 +128,52 @@ def read_shard(path, skip=0, note=silent, wanted=None):
                     tell(name, f"{why}; passed over")
                     held -= size
                 else:
-                    parts[ext] = file.read(size) if asked_for() else b""
+                    parts[ext] = file.read(size) if asked_for() and (hear or ext not in AUDIO) else b""
     except OSError as error:
         tell("", f"{error.strerror}; the rest is left out")
     if key is not None and asked_for():
         yield key, parts
 
 
-def read_samples(path, shard, sources, skip=0, note=silent, wanted=None):
+def read_samples(path, shard, sources, skip=0, note=silent, wanted=None, split="train", hear=True):
     """Yields (number, Sample, or None where it has no text of `sources` or cannot be used); the rest is as in read_shard."""
     numbers = itertools.count(skip) if wanted is None else sorted(wanted)
-    for number, (key, parts) in zip(numbers, read_shard(path, skip, note, wanted)):
+    for number, (key, parts) in zip(numbers, read_shard(path, skip, note, wanted, hear)):
         name = f"{Path(path).name}/{shown(key)}"
         try:
-            yield number, parse_sample(name, (shard, number), parts, sources)
+            recording = parse_sample(name, parts, sources, split)
         except UserError as error:
-            note(name, f"{name}: {error}")
-            yield number, None
+            note(name, str(error))
+            recording = None
+        yield number, recording and Sample((shard, number), recording)
 
 
-def parse_sample(name, place, parts, sources):
-    """The Sample, with its text of `sources`, or None where it has none. Raises UserError for a sample that cannot be used."""
+def parse_sample(name, parts, sources, split):
+    """The Recording, with its text of `sources`, or None where it has none. Raises UserError for a sample that cannot be used."""
     sound = next((content for ext, content in parts.items() if ext in AUDIO), None)
     if sound is None or len(parts.get("json", bytes(JSON_LIMIT))) >= JSON_LIMIT:
-        raise UserError(f"needs an audio file and a .json below {JSON_LIMIT} bytes, has {shown(', '.join(parts))}")
+        raise UserError(f"{name}: needs an audio file and a .json below {JSON_LIMIT} bytes, has {shown(', '.join(parts))}")
     try:
         row = json.loads(parts["json"])
     except (ValueError, RecursionError) as error:
-        raise UserError(f"its .json is not JSON ({error})") from None
+        raise UserError(f"{name}: its .json is not JSON ({error})") from None
     if not isinstance(row, dict) or not isinstance(row.get("text"), dict):
-        raise UserError('its .json must be an object with a "text" like {"sf": ["..."]}')
-    text = {source: row["text"][source] for source in sources if row["text"].get(source)}
-    if not all(isinstance(texts, list) and all(isinstance(t, str) and t.strip() for t in texts) for texts in text.values()):
-        raise UserError("each source of its text must be a list of non-empty texts")
-    start, duration = row.get("start", 0.0), row.get("duration")
-    for seconds, least in ((start, 0.0), (1.0 if duration is None else duration, 1e-9)):
-        if type(seconds) not in (int, float) or not least <= seconds < 1e9:
-            raise UserError("its start and duration must be seconds, 0 or more and above 0")
+        raise UserError(f'{name}: its .json must be an object with a "text" like {{"sf": ["..."]}}')
     ident = row["id"] if isinstance(row.get("id"), str) and row["id"] else name
-    return Sample(name, place, ident, sound, text, start, duration) if text else None
+    row["text"] = {source: row["text"][source] for source in sources if row["text"].get(source)}
+    recording = make_recording(row, ident, audio.SoundBytes(sound, name), split, name)
+    return recording if recording.text else None
 
 
-def read_clip_window(sample, seconds, sample_rate, place):
-    """data.read_clip_window of a file in memory: the same float32 (round(seconds * sample_rate),). Raises AudioError."""
-    sound = audio.SoundBytes(sample.content, sample.name)
-    clip = min(audio.duration(sound) - sample.start, math.inf if sample.duration is None else sample.duration)
-    wave = audio.read_window(sound, sample.start + place * max(0.0, clip - seconds), min(seconds, clip), sample_rate)
-    return audio.pad_to(wave, round(seconds * sample_rate))
+def first_recordings(paths, split, sources, count, hear):
+    """The first recordings with text of `sources` in shards: at most `count`, of HELD_LIMIT bytes in all. Where they are not to be
+    heard, their sound is not read."""
+    found, held = [], 0
+    for number, path in enumerate(paths):
+        for _, sample in read_samples(path, number, sources, split=split, hear=hear):
+            if sample:
+                found.append(sample.recording)
+                held += len(sample.recording.audio.content)
+            if len(found) == count or held > HELD_LIMIT:
+                return found
+    return found

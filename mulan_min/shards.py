@@ -24,9 +24,9 @@ from tqdm import tqdm
 
 from mulan_min.audio import AudioError
 from mulan_min.config import UserError, parse_ratio, run_script
-from mulan_min.data import COMPANIONS, SPLITS, read_manifest
+from mulan_min.data import COMPANIONS, SPLITS, read_clip_window, read_manifest
 from mulan_min.sampler import Sampler
-from mulan_min.shard_reader import AUDIO, SAMPLE_LIMIT, count_samples, find_shards, read_clip_window, read_samples
+from mulan_min.shard_reader import AUDIO, SAMPLE_LIMIT, count_samples, find_shards, read_samples
 from mulan_min.wordpiece import encode
 
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
@@ -201,14 +201,14 @@ class Reader:
             return False
         self.reads += 1
         rng = np.random.default_rng((self.seed, 4, self.stream.rank, self.worker, self.reads))
-        for source in sample.text:
+        for source in sample.recording.text:
             queue = self.queues[source]
             if len(queue) < self.room[source]:
                 queue.append(sample)
             else:
                 queue[int(rng.integers(len(queue)))] = sample
         # counted once for every queue, so that less than this is held
-        while sum(len(held.content) for queue in self.queues.values() for held in queue) > BUFFER_BYTES:
+        while sum(len(held.recording.audio.content) for queue in self.queues.values() for held in queue) > BUFFER_BYTES:
             source = max(self.queues, key=lambda name: len(self.queues[name]))
             if len(self.queues[source]) == 1:
                 break
@@ -241,17 +241,17 @@ class Reader:
             rng = np.random.default_rng((self.seed, 2, step, slot))
             source = stream.pattern[(step * stream.config.optim.batch_size + slot) % len(stream.pattern)]
             for _ in range(TRIES):
-                sample = self.pick(source, used, rng)
-                used.add(sample.place)
+                place, recording = self.pick(source, used, rng)
+                used.add(place)
                 try:
-                    waves.append(torch.from_numpy(read_clip_window(sample, front.seconds, front.sample_rate, rng.random())))
+                    waves.append(torch.from_numpy(read_clip_window(recording, front.seconds, front.sample_rate, rng.random())))
                     break
                 except AudioError as error:
-                    self.note(sample.name, str(error))
+                    self.note(recording.audio.name, str(error))
             else:
                 raise UserError(f"{TRIES} samples of source '{source}' in a row cannot be read; {self.reason()}")
-            texts.append(sample.text[source][rng.integers(len(sample.text[source]))])
-            ids.append(sample.id)
+            texts.append(recording.text[source][rng.integers(len(recording.text[source]))])
+            ids.append(recording.id)
         sound = torch.stack(waves)                                       # (B, samples)
         with torch.no_grad():
             sound = stream.prepare(sound) if stream.prepare else sound   # or (B, mels, frames)

@@ -13,7 +13,6 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 import train
 from mulan_min import checkpoint, distributed
@@ -87,11 +86,11 @@ def worker(rank, world, port, folder):
     for case, (audio, changes) in CASES.items():
         model, batch = make(audio, **changes)
         distributed.sync_batch_norm(model)
-        net = DistributedDataParallel(model, broadcast_buffers=False)
+        net = distributed.replicate(model)
         loss, right = train.pair_backward(net, sliced(batch, rank, world), model.config.optim, world)
         found[case] = {"loss": distributed.total(loss), "right": distributed.total(right), **gradients(model), **dict(model.named_buffers())}
     model, _ = make("ast", torch.float32)
-    found["ten steps"] = ten_steps(DistributedDataParallel(model, broadcast_buffers=False), model, rank, world)
+    found["ten steps"] = ten_steps(distributed.replicate(model), model, rank, world)
     found["agreed"] = distributed.agree(f"from {rank}")
     torch.save(found, f"{folder}/{rank}.pt")
     distributed.stop()

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from mulan_min import checkpoint
+from mulan_min.shards import pack
 
 KILLS = 20
 # A server that has imported train.py once and forks: a new process within milliseconds, and no thread of this one in it.
@@ -44,10 +45,14 @@ def finish(processes):
         assert process.exitcode == 0
 
 
-@pytest.mark.parametrize("world", [1, 2])
-def test_killed_again_and_again_it_ends_with_the_same_weights(small_world, tmp_path, world):
+@pytest.mark.parametrize("world, wanted, source", [(1, KILLS, "--data"), (2, KILLS // 4, "--data"), (2, KILLS // 4, "--shards")])
+def test_killed_again_and_again_it_ends_with_the_same_weights(small_world, tmp_path, world, wanted, source):
+    folder = small_world if source == "--data" else str(tmp_path / "shards")
+    if source == "--shards":
+        pack(small_world, folder, 2**22)
+
     def arguments(name):
-        return ["--preset", "smoke", "--data", small_world, "--run", str(tmp_path / name), "--workers", "0", "--audio", "ast",
+        return ["--preset", "smoke", source, folder, "--run", str(tmp_path / name), "--workers", "0", "--audio", "ast",
                 "--seconds", "1", "--steps", "80", "--valid-every", "1", "--log-every", "10", "--precision", "fp32"]
 
     finish(begin(arguments("whole"), world))
@@ -55,7 +60,6 @@ def test_killed_again_and_again_it_ends_with_the_same_weights(small_world, tmp_p
     a_step = (files[1] - files[0]) / 80      # s, with its validation and checkpoint
     moments, last = random.Random(world), tmp_path / "cut" / "last.pt"
     kills, steps, parts = 0, [], 0
-    wanted = KILLS if world == 1 else KILLS // 4
     while kills < wanted:
         before = last.stat().st_mtime_ns if last.exists() else 0
         processes = begin(arguments("cut") + (["--resume"] if before else []), world)

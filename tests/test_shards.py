@@ -19,10 +19,10 @@ import torch
 from torch.utils.data import DataLoader
 
 from mulan_min import data, shard_reader, shards
-from mulan_min.audio import AudioError
+from mulan_min.audio import AudioError, SoundBytes
 from mulan_min.config import UserError, resolve, run_script
 from mulan_min.data import Batches, quiet_worker, read_manifest
-from mulan_min.shard_reader import Sample, count_samples, find_shards, read_clip_window, read_samples, read_shard
+from mulan_min.shard_reader import count_samples, find_shards, first_recordings, read_samples, read_shard
 from mulan_min.shards import ShardStream, pack, parse_size
 from mulan_min.wordpiece import train_wordpiece
 
@@ -258,7 +258,7 @@ def test_we_read_what_the_library_wrote(tmp_path):
     assert [{"__key__": key, **parts} for key, parts in read_shard(path)] == samples_of_library(wds, path)
     notes, note = listen()
     found = [sample for _, sample in read_samples(path, 0, SOURCES, note=note)]
-    assert [sample and (sample.id, sample.name) for sample in found] == \
+    assert [sample and (sample.recording.id, sample.recording.audio.name) for sample in found] == \
         [(f"t{i}", f"theirs-000000.tar/set.a/{i:04d}") for i in range(7)] + [None]
     assert notes.keys() == {"theirs-000000.tar/untold"} and "has flac, txt" in notes["theirs-000000.tar/untold"]
     batch = next(iter(stream([path], ratio="sf=1")))
@@ -456,13 +456,13 @@ def test_2000_mutated_shards_raise_nothing_but_our_errors(tmp_path, monkeypatch)
         began, held = time.perf_counter(), 0
         for _, sample in read_samples(path, 0, SOURCES, note=note):
             if sample:
-                held += len(sample.content)
+                held += len(sample.recording.audio.content)
                 try:
-                    window = read_clip_window(sample, 0.1, RATE, 0.5)
+                    window = data.read_clip_window(sample.recording, 0.1, RATE, 0.5)
                     assert window.shape == (1600,) and np.isfinite(window).all()
                     read += 1
                 except AudioError as error:
-                    note(sample.name, str(error))
+                    note(sample.recording.audio.name, str(error))
         slowest = max(slowest, time.perf_counter() - began)
         assert held <= len(content)
         silent += not notes
@@ -474,6 +474,10 @@ def test_2000_mutated_shards_raise_nothing_but_our_errors(tmp_path, monkeypatch)
 # ---- windows -----------------------------------------------------------------------------------
 
 
+def in_memory(content, start=0.0, duration=None):
+    return data.Recording("x", SoundBytes(content, "s/k"), "train", {}, [], start, duration)
+
+
 @pytest.mark.parametrize("rate", [16000, 44100, 8000])
 @pytest.mark.parametrize("kind", ["WAV", "FLAC", "OGG", "MP3"])
 def test_a_window_from_memory_equals_the_one_from_the_file(tmp_path, kind, rate):
@@ -482,24 +486,24 @@ def test_a_window_from_memory_equals_the_one_from_the_file(tmp_path, kind, rate)
     soundfile.write(path, 0.3 * rng.standard_normal((3 * rate, 2)), rate, format=kind)
     for start, duration in ((0.0, None), (0.7, 1.5), (0.7, 0.5), (2.5, 9.0), (2.99, None)):
         recording = data.Recording("x", path, "train", {}, [], start, duration)
-        sample = Sample("s/k", (0, 0), "x", path.read_bytes(), {}, start, duration)
+        held = in_memory(path.read_bytes(), start, duration)
         for place in (0.0, 0.37, 1.0):
-            assert np.array_equal(read_clip_window(sample, 1.0, RATE, place), data.read_clip_window(recording, 1.0, RATE, place))
+            assert np.array_equal(*(data.read_clip_window(one, 1.0, RATE, place) for one in (held, recording)))
     whole = path.read_bytes()
     # truncated, not audio, empty, outside
     for content, start, match in ((whole[:len(whole) // 2], 0.0, "s/k: "), (b"no sound" * 99, 0.0, "s/k: not audio"),
                                   (b"", 0.0, "s/k: "), (whole, 3.5, "outside")):
-        sample = Sample("s/k", (0, 0), "x", content, {}, start, None)
+        held = in_memory(content, start)
         (tmp_path / "bad").write_bytes(content)
         data.file_seconds.cache_clear()
         recording = data.Recording("x", tmp_path / "bad", "train", {}, [], start, None)
         outcomes = []
-        for read, of in ((read_clip_window, sample), (data.read_clip_window, recording)):
+        for one in (held, recording):
             try:
-                outcomes.append(read(of, 2.0, RATE, 1.0).tobytes())
+                outcomes.append(data.read_clip_window(one, 2.0, RATE, 1.0).tobytes())
             except AudioError as error:
                 outcomes.append("error")
-                assert read is not read_clip_window or match in str(error)
+                assert one is recording or match in str(error)
         assert outcomes[0] == outcomes[1]
         assert kind == "MP3" or outcomes[0] == "error"
 
@@ -511,7 +515,7 @@ def test_a_seek_before_the_first_byte_prints_no_traceback(monkeypatch):
     for place in range(64):
         content = whole[:place] + b"\xff\xff\xff\x80" + whole[place + 4:]
         try:
-            read_clip_window(Sample("s/k", (0, 0), "x", content, {}, 0.0, None), 0.1, RATE, 0.5)
+            data.read_clip_window(in_memory(content), 0.1, RATE, 0.5)
         except AudioError as error:
             assert str(error).startswith("s/k: ")
     assert not printed
@@ -523,7 +527,7 @@ def test_a_made_up_rate_does_not_fill_the_memory():
     content[24:28] = (19_000_001).to_bytes(4, "little")
     tracemalloc.start()
     with pytest.raises(AudioError, match="s/k: 2000000 samples at 19000001 Hz"):
-        read_clip_window(Sample("s/k", (0, 0), "x", bytes(content), {}, 0.0, None), 0.01, RATE, 0.5)
+        data.read_clip_window(in_memory(bytes(content)), 0.01, RATE, 0.5)
     assert tracemalloc.get_traced_memory()[1] < 2**24
     tracemalloc.stop()
 
@@ -622,7 +626,7 @@ def test_an_epoch_deals_each_shard_to_one_reader(packed):
             reader = shards.Reader(stream(packed, rank, 3), worker, 2)
             reader.epoch = reader.turn = reader.sample = 0
             walk = reader.walk()
-            dealt.append([[sample.id for sample in iter(lambda walk=walk: next(walk), None)] for _ in range(2)])
+            dealt.append([[sample.recording.id for sample in iter(lambda walk=walk: next(walk), None)] for _ in range(2)])
     for epoch in range(2):
         assert sorted(ident for own in dealt for ident in own[epoch]) == sorted(home)
         assert not any({home[i] for i in a[epoch]} & {home[i] for i in b[epoch]} for a in dealt for b in dealt if a is not b)

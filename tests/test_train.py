@@ -3,6 +3,7 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from mulan_min import checkpoint, weights as weights_out
 from mulan_min.audio import read_window
 from mulan_min.config import TOWERS, UserError, resolve
 from mulan_min.mulan import MuLan
+from mulan_min.shards import pack
 
 ROOT = Path(__file__).parent.parent
 
@@ -145,6 +147,86 @@ def test_crashed_and_resumed_is_the_same_to_the_bit(whole, small_world, tmp_path
     smoke(small_world, run, "--audio", whole.name, "--resume", "--workers", "1")      # nor do workers matter
     assert same(weights(run), weights(whole))
     assert [json.loads(line)["step"] for line in (run / "metrics.jsonl").open()] == [4, 6, 8, 12, 12]
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs g++ on a CPU, and it is not here")
+def test_compiled_towers_take_the_same_steps(small_world, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "validate", lambda *_: 0.5)      # without it, half of the compiling is for another mode
+    models, graphs = [], torch._dynamo.utils.counters["stats"]
+    for flag in ("--no-compile", "--compile"):
+        before = graphs["unique_graphs"]
+        models.append(smoke(small_world, tmp_path / flag, flag, "--steps", "2", "--precision", "fp32", "--text-warmup", "0"))
+        assert (graphs["unique_graphs"] > before + 1) == (flag == "--compile")
+    plain, compiled = (model.state_dict() for model in models)
+    start = MuLan(models[0].config, models[0].tokenizer).state_dict()
+    moved = max(float((plain[name] - start[name]).abs().max()) for name in plain)
+    assert plain.keys() == compiled.keys() and moved > 1e-3
+    assert all(torch.allclose(plain[name], compiled[name], atol=0.02 * moved, rtol=0) for name in plain)
+
+
+def test_without_a_compiler_the_flag_is_one_line(small_world, tmp_path, monkeypatch):
+    def missing(*_, **__):
+        raise RuntimeError("InvalidCxxCompiler: no compiler\nand a page of more")
+
+    monkeypatch.setattr(torch, "compile", missing)
+    with pytest.raises(UserError, match=r"--compile does not work here \(InvalidCxxCompiler: no compiler\): it needs"):
+        smoke(small_world, tmp_path, "--compile")
+
+
+@pytest.fixture(scope="module")
+def packed(small_world, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("packed") / "shards"
+    pack(small_world, folder, 2**21)
+    return str(folder)
+
+
+def stream(packed, run, *more):
+    return train.main(["--preset", "smoke", "--shards", packed, "--run", str(run), "--workers", "0", *more])
+
+
+def test_a_run_on_shards_has_the_words_and_the_validation_of_their_folder(small_world, packed, tmp_path, monkeypatch, capsys):
+    judged, words = [], []
+    monkeypatch.setattr(train, "validate", lambda model, valid, sources: judged.append({r.id for r in valid}) or 0.5)
+    for name, run in (("folder", lambda: smoke(small_world, tmp_path / "a", "--steps", "1")),
+                      ("shards", lambda: stream(packed, tmp_path / "b", "--steps", "1"))):
+        model = run()
+        words.append(set(model.tokenizer.get_vocab()))
+        assert "; 58 recordings, 1 steps" in capsys.readouterr().out
+    assert judged[0] == judged[1] and len(judged[0]) > 4
+    assert len(words[0]) > 400 and len(words[0] ^ words[1]) < 10      # equally frequent pairs may be merged in another order
+    assert model.config.data.shards == [packed] and model.config.data.data == []
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_a_run_on_shards_crashed_and_resumed_is_the_same_to_the_bit(packed, tmp_path, monkeypatch, workers):
+    stream(packed, tmp_path / "whole", "--workers", workers)
+    saved, save = [], checkpoint.save
+
+    def power_cut(path, state):
+        save(path, state)
+        saved.append(path)
+        if path.name == "last.pt":
+            raise RuntimeError("power cut")
+
+    monkeypatch.setattr(checkpoint, "save", power_cut)
+    with pytest.raises(RuntimeError):
+        stream(packed, tmp_path / "cut", "--workers", workers)
+    monkeypatch.setattr(checkpoint, "save", save)
+    state = checkpoint.load(tmp_path / "cut" / "last.pt")
+    assert state["step"] == 6 and state["cursors"][0].keys() == ({0, 1} if workers == "2" else {0})
+    stream(packed, tmp_path / "cut", "--workers", workers, "--resume")
+    assert same(weights(tmp_path / "cut"), weights(tmp_path / "whole"))
+    with pytest.raises(UserError, match="saved with other workers"):
+        stream(packed, tmp_path / "cut", "--workers", "1" if workers == "2" else "2", "--resume", "--log-every", "1")
+
+
+@pytest.mark.parametrize("more, message", [
+    (["--objective", "tags"], "--shards goes without"), (["--data", "x"], "--shards goes without"),
+    (["--shuffle-pairs"], "--shards goes without"), (["--workers", "99"], "shards for 1 ranks of 99 workers"),
+    (["--ratio", "lf=1,none=1"], "no 'none' text")])
+def test_shards_and_what_does_not_go_with_them(packed, tmp_path, more, message):
+    with pytest.raises(UserError, match=message):
+        stream(packed, tmp_path / "run", *more)
 
 
 def test_readers_get_the_cores_that_were_asked_for(small_world, tmp_path):
