@@ -14,11 +14,11 @@ from pathlib import Path
 
 from mulan_min import checkpoint, tasks
 from mulan_min.config import UserError, run_script
-from mulan_min.mulan import MuLan
+from mulan_min.joint_tagger import JointTagger, autotag, load_run
 from mulan_min.report import results_table
 from mulan_min.weights import TextEncoder
 
-TASKS = {task.__name__: task for task in (tasks.tagging, tasks.probe, tasks.retrieval, tasks.triplet)}
+TASKS = {task.__name__: task for task in (tasks.tagging, tasks.probe, tasks.retrieval, tasks.triplet, autotag)}
 
 
 def main(argv=None):
@@ -47,7 +47,12 @@ def main(argv=None):
         print("\n".join(model.report))
     else:
         run = Path(args.run) if args.run else newest_run(Path("runs"))
-        model = MuLan.load(run)
+        model = load_run(run)
+        joint = isinstance(model, JointTagger)      # it reads no text, and has one task of its own
+        if args.task == "all":
+            names = [name for name in names if (name == "autotag") == joint]
+        elif joint and args.task != "autotag":
+            raise UserError(f"{run}: a run of --objective joint-tags has --task autotag alone")
     if args.triplets:
         started = time.perf_counter()
         rows, notes = tasks.ontology_triplets(args.ontology)

@@ -1,5 +1,6 @@
 """Train a MuLan. `python train.py --audio ast` makes the demo world, trains on it, validates, and saves runs/ast/.
 `--objective tags` trains the audio tower alone, as a classifier, which another run may start from: `--audio-init runs/tags`.
+`--objective joint-tags` trains a tagger with joint embeddings, as the companion paper: `--audio sample-cnn [--no-joint]`.
 
 A run folder holds config.json, tokenizer.json, metrics.jsonl, last.pt (to go on with --resume) and best.pt (to use).
 """
@@ -13,6 +14,7 @@ import time
 from collections import Counter
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from pathlib import Path
 # another, which on two cores takes from its speed (clips/s in the log).
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from tqdm import tqdm
@@ -31,11 +34,12 @@ from mulan_min.data import (Batches, check_lost, label_table, labels_of, loader,
                             shuffle_pairs, with_tags)
 from mulan_min.demo_world import make_world
 from mulan_min.gradcache import chunked_backward
+from mulan_min.joint_tagger import JointTagger
 from mulan_min.loss import chance_loss, clamp_temperature, cmc_loss
 from mulan_min.mulan import MuLan
 from mulan_min.shard_reader import find_shards, first_recordings
 from mulan_min.shards import ShardStream
-from mulan_min.tasks import two_classes
+from mulan_min.tasks import read_labels, two_classes
 from mulan_min.text_warmup import warm_up_text
 from mulan_min.weights import init_audio, init_text, size_text_tower
 from mulan_min.wordpiece import load_wordpiece, save_wordpiece, train_wordpiece
@@ -58,7 +62,7 @@ def main(argv=None):
         folder = Path(f"data/demo-{config.data.demo_recordings}")
         config.data.data = [str(folder if rank else make_world(folder, recordings=config.data.demo_recordings))]
         distributed.agree(None)      # the others wait until it is there
-    sources, classify = parse_ratio(config.data.ratio), config.optim.objective == "tags"
+    sources, classify, tagger = parse_ratio(config.data.ratio), config.optim.objective != "contrastive", config.optim.objective == "joint-tags"
     if config.data.shards:      # of a stream, enough to learn words from and to validate with
         recordings, valid = (first_recordings(find_shards(config.data.shards, split), split, sources, count, split == "valid")
                              for split, count in (("train", WORD_RECORDINGS), ("valid", VALID_RECORDINGS)))
@@ -73,13 +77,15 @@ def main(argv=None):
     # Model and optimiser, new or as they were.
     torch.manual_seed(config.optim.seed)
     if state:
-        model = MuLan.from_state(state, run / "last.pt")
+        model = (JointTagger if tagger else MuLan).from_state(state, run / "last.pt")
     else:
-        texts = [[text for source in sources for text in r.text.get(source, [])] for r in recordings]
-        text = config.text
-        vocab = text.text_init or text.vocab
-        tokenizer = load_wordpiece(vocab) if vocab else train_wordpiece(chain.from_iterable(texts), text.vocab_size)
-        model = MuLan(config, tokenizer, choose_labels(recordings, config) if classify else ())
+        texts, text = [[text for source in sources for text in r.text.get(source, [])] for r in recordings], config.text
+        if classify:
+            model = (JointTagger if tagger else MuLan)(config, None, choose_labels(recordings, config))
+        else:
+            vocab = text.text_init or text.vocab
+            tokenizer = load_wordpiece(vocab) if vocab else train_wordpiece(chain.from_iterable(texts), text.vocab_size)
+            model = MuLan(config, tokenizer)
         if text.text_init:
             say("\n".join(init_text(model, text.text_init)))
         if config.tower.audio_init:
@@ -89,9 +95,10 @@ def main(argv=None):
         if not rank:
             two_sided(label_table(valid, model.labels, sources).bool())      # before a step is lost
         if not state:
-            model.text.bias.data = share.logit(1e-3)      # the answer without sound: rare labels start as rare ones
+            for end in (model.classify[-1], model.decode[-1]) if tagger else (model.text,):
+                end.bias.data = share.logit(1e-3)      # the answer without sound: rare labels start as rare ones
     # Without a GPU the processes that read make the spectrograms too, and may have cores of their own.
-    prepare = model.audio.spectrogram if device.type == "cpu" else None
+    prepare = getattr(model.audio, "spectrogram", None) if device.type == "cpu" else None
     if prepare:
         torch.set_num_threads(min(torch.get_num_threads(), max(1, os.cpu_count() - config.data.reader_cores)))
     model.to(device).train()
@@ -108,7 +115,7 @@ def main(argv=None):
         warm_up_text(model, [group for group in texts if group], config, device, say)
     if world > 1 and config.optim.sync_batch_norm:
         distributed.sync_batch_norm(model)
-    net = distributed.replicate(model) if world > 1 else model
+    net = distributed.replicate(model, unused=tagger) if world > 1 else model
     optimizer = make_optimizer(model, config)
     step, best, elapsed = 0, -math.inf, 0.0
     if state:
@@ -118,7 +125,8 @@ def main(argv=None):
         clear(run)
     if not rank:
         (run / "config.json").write_text(to_json(config))
-        save_wordpiece(model.tokenizer, run / "tokenizer.json")
+        if model.tokenizer:
+            save_wordpiece(model.tokenizer, run / "tokenizer.json")
     journal = open(os.devnull, "w") if rank else reopen_metrics(run / "metrics.jsonl", step)
 
     def save(name):
@@ -126,12 +134,14 @@ def main(argv=None):
         if not rank:
             checkpoint.save(run / name, {
                 "step": step, "best": best, "seconds": elapsed, "config": config.to_dict(),
-                "tokenizer": model.tokenizer.to_str(), "labels": model.labels, "model": model.state_dict(),
+                "tokenizer": model.tokenizer.to_str() if model.tokenizer else "", "labels": model.labels, "model": model.state_dict(),
                 "optimizer": optimizer.state_dict(), "cursors": places})
 
     size, optim = config.optim.batch_size, config.optim
     chance, right_chance = label_chances(share) if classify else (chance_loss(size), 1 / size)
-    parameters = [sum(p.numel() for p in tower.parameters()) / 1e6 for tower in (model.audio, model.text)]
+    heard = sum(p.numel() for p in model.audio.parameters())
+    parameters = heard / 1e6, (sum(p.numel() for p in model.parameters()) - heard) / 1e6
+    first_steps = round(optim.steps * config.tagger.joint_share) if tagger and config.tagger.joint else 0      # stage 1
     reads = f"{len(model.labels)} labels" if classify else "bert"
     where = f"{world} x {device.type}" if world > 1 else device
     say(f"{config.tower.audio} {parameters[0]:.1f} M + {reads} {parameters[1]:.1f} M parameters on {where} in {optim.precision}; "
@@ -153,37 +163,48 @@ def main(argv=None):
             # One step. The random state (dropout, masks) is a function of the seed and the step, as the batch is.
             torch.manual_seed((optim.seed * 1_000_003 + step) * world + rank)
             for group in optimizer.param_groups:
-                group["lr"] = group["peak"] * schedule(step, optim)
+                group["lr"] = group["peak"] * schedule(step, optim, first_steps)
             inputs = {key: x.to(device, non_blocking=True) for key, x in batch.items() if torch.is_tensor(x)}
             optimizer.zero_grad(set_to_none=True)
-            loss, right = map(distributed.total, (label_backward if classify else pair_backward)(net, inputs, optim, world))
+            if classify:
+                answer = partial(net, first=step < first_steps) if tagger else partial(label_losses, net)
+                loss, right, others = map(distributed.total, clip_backward(answer, net, inputs, optim, world))
+                chance = others.item() if tagger else chance      # measured: the loss with another recording's tags
+            else:
+                loss, right = map(distributed.total, pair_backward(net, inputs, optim, world))
             if not math.isfinite(loss.item()):
                 raise UserError(f"step {step}: the loss is {loss.item()}; the last checkpoint is kept; lower --lr or look at "
                                 f"the batch: {', '.join(batch['ids'])}")
             norm = torch.nn.utils.clip_grad_norm_(model.parameters(), optim.clip_norm)
             optimizer.step()
-            clamp_temperature(model.temperature, config.joint.temperature_floor)
+            if not tagger:
+                clamp_temperature(model.temperature, config.joint.temperature_floor)
             step += 1
             bar.update()
 
             now = time.perf_counter()
             if step % optim.log_every == 0 or step == optim.steps:
                 row = {"step": step, "loss": loss.item(), "chance": chance, "r1": right.item(), "r1_chance": right_chance,
-                       "temperature": model.temperature.item(), "grad_norm": norm.item(),
+                       "grad_norm": norm.item(),
                        "clips_per_s": (step - marked_step) * size / (now - marked), "wait": waited / (now - marked),
                        "seconds": elapsed + now - began}
+                row |= {} if tagger else {"temperature": model.temperature.item()}
                 log(journal, row)
-                say("step {step:5d}  loss {loss:.3f} (chance {chance:.3f})  R@1 {r1:.3f} (chance {r1_chance:.3f})  tau "
-                    "{temperature:.3f}  grad {grad_norm:.2f}  {clips_per_s:.0f} clips/s  data wait {wait:.1%}".format(**row))
+                tau = "" if tagger else "tau {temperature:.3f}  "
+                say(("step {step:5d}  loss {loss:.3f} (chance {chance:.3f})  R@1 {r1:.3f} (chance {r1_chance:.3f})  " + tau +
+                     "grad {grad_norm:.2f}  {clips_per_s:.0f} clips/s  data wait {wait:.1%}").format(**row))
                 marked, marked_step, waited = now, step, 0.0
             if "cursor" in batch:
                 cursors[batch["cursor"]["worker"]] = batch["cursor"]
             if step % optim.valid_every == 0 or step == optim.steps:
                 paused = time.perf_counter()
-                auc = distributed.agree(None if rank else validate(model, valid, sources))
-                log(journal, {"step": step, "valid_auc": auc})
+                row = distributed.agree(None if rank else validate(model, valid, sources, step <= first_steps))
+                log(journal, {"step": step, **row})
+                # of stage 1 the best is no tagger yet
+                auc = -math.inf if step <= first_steps else row["valid_auc"]
                 what = "labels, macro" if classify else "own text before another's,"
-                say(f"step {step:5d}  validation: {what} AUC {auc:.3f} (chance 0.500)"
+                loss = "  loss {valid_loss:.3f} (another's tags {valid_chance:.3f})".format(**row) if tagger else ""
+                say(f"step {step:5d}  validation: {what} AUC {row['valid_auc']:.3f} (chance 0.500){loss}"
                     + ("  best so far" if auc > best else ""))
                 elapsed, began = elapsed + time.perf_counter() - began, time.perf_counter()
                 if auc > best:
@@ -196,6 +217,7 @@ def main(argv=None):
             save("last.pt")
             say(f"stopped after step {step}, saved {run / 'last.pt'}; go on with --resume --run {run}")
     journal.close()
+    del net
     distributed.stop()
     if step == optim.steps:
         say(f"done, {elapsed:.0f} s of training steps, best validation AUC {best:.3f}, {len(lost)} recordings left out; now: "
@@ -215,8 +237,8 @@ def start(run, typed, overwrite, device):
     """A new run folder and its config. Raises UserError when the folder holds a run already."""
     config = resolve(typed)
     if config.text.text_init:
-        if config.optim.objective == "tags":
-            raise UserError("--text-init does not go with --objective tags, which has no text tower: leave it out")
+        if config.optim.objective != "contrastive":
+            raise UserError(f"--text-init does not go with --objective {config.optim.objective}, which has no text tower: leave it out")
         size_text_tower(config, typed)
     if config.optim.precision == "auto":
         config.optim.precision = faster_precision(device)
@@ -253,21 +275,23 @@ def reopen(run, typed, overwrite, device):
 def make_optimizer(model, config):
     """AdamW with a rate for each tower; weight decay on matrices and kernels only, as is usual (our choice)."""
     optim, groups = config.optim, []
-    for part, rate in ((model.audio, optim.lr), (model.text, optim.lr if model.labels else optim.text_lr)):
-        matrices = [p for p in part.parameters() if p.ndim > 1]
-        vectors = [p for p in part.parameters() if p.ndim <= 1]
-        groups += [{"params": matrices, "peak": rate, "weight_decay": optim.weight_decay},
-                   {"params": vectors, "peak": rate, "weight_decay": 0.0}]
-    groups.append({"params": [model.temperature], "peak": optim.text_lr, "weight_decay": 0.0})
+    for heard, rate in ((True, optim.lr), (False, optim.lr if model.labels else optim.text_lr)):
+        part = [p for name, p in model.named_parameters() if name.startswith("audio.") == heard and name != "temperature"]
+        groups += [{"params": [p for p in part if p.ndim > 1], "peak": rate, "weight_decay": optim.weight_decay},
+                   {"params": [p for p in part if p.ndim <= 1], "peak": rate, "weight_decay": 0.0}]
+    if hasattr(model, "temperature"):
+        groups.append({"params": [model.temperature], "peak": optim.text_lr, "weight_decay": 0.0})
     return torch.optim.AdamW(groups, betas=(0.9, 0.98), fused=True)
 
 
-def schedule(step, optim):
-    """Share of the peak rate: linear warm-up, then half a cosine to zero."""
-    warm = max(1, round(optim.warmup * optim.steps))
+def schedule(step, optim, first_steps=0):
+    """Share of the peak rate: linear warm-up, then half a cosine to zero; in each of two stages where the first has steps."""
+    steps = first_steps if step < first_steps else optim.steps - first_steps
+    step = step if step < first_steps else step - first_steps
+    warm = max(1, round(optim.warmup * steps))
     if step < warm:
         return (step + 1) / warm
-    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, optim.steps - warm)))
+    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
 
 
 def faster_precision(device):
@@ -326,20 +350,26 @@ def recall_at_1(audio, text, everyone=None):
     return nearest.eq(torch.arange(first, first + len(audio), device=audio.device)).sum() / len(all_text)
 
 
-def label_backward(net, batch, optim, world):
-    """Sound and labels -> (binary cross entropy, R@1: share of the recordings whose highest label is one of theirs), as
-    `pair_backward`. Clips do not depend on one another, so chunks are simply one after the other."""
+def clip_backward(answer, net, batch, optim, world):
+    """Sound and labels -> (loss, R@1: share of the recordings whose highest label is one of theirs, the loss with others'
+    labels), as `pair_backward`. Clips do not depend on one another, so chunks are simply one after the other.
+    answer: (sound, targets) -> (losses (b,), those of others (b,), logits (b, C)), by `net`."""
     targets, size = batch["targets"], len(batch["targets"])
-    loss, right, chunk = 0, 0, optim.chunk_size or size
+    sums, chunk = torch.zeros(3, device=targets.device), optim.chunk_size or size
     for rows in torch.arange(size, device=targets.device).split(chunk):
         with nullcontext() if world == 1 or rows[-1] == size - 1 else net.no_sync():
             with torch.autocast(targets.device.type, torch.bfloat16, enabled=optim.precision == "bf16"):
-                logits = net(batch["sound"][rows])
-            part = F.binary_cross_entropy_with_logits(logits.float(), targets[rows], reduction="sum")
-            part = part / (optim.batch_size * targets.shape[1])
-            (world * part).backward()
-        loss, right = loss + part.detach(), right + targets[rows].gather(1, logits.argmax(1, keepdim=True)).sum() / optim.batch_size
-    return loss, right
+                losses, others, logits = answer(batch["sound"][rows], targets[rows])
+            (world * losses.sum() / optim.batch_size).backward()
+        sums += torch.stack([losses.detach().sum(), targets[rows].gather(1, logits.argmax(1, keepdim=True)).sum(), others.detach().sum()])
+    return sums / optim.batch_size
+
+
+def label_losses(net, sound, targets):
+    """The answer of a classifier for `clip_backward`: binary cross entropy, the mean over labels."""
+    logits = net(sound).float()
+    losses = F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(1)
+    return losses, losses, logits
 
 
 def label_chances(share):
@@ -351,6 +381,11 @@ def choose_labels(recordings, config):
     """The labels on enough recordings to be learned, in alphabetical order. Raises UserError when there are none."""
     sources, least = parse_ratio(config.data.ratio), config.data.label_recordings
     counts = Counter(label for recording in recordings for label in labels_of(recording, sources))
+    if name := config.tagger.label_set:
+        sets = [read_labels(folder) for folder in config.data.data]
+        if not all(name in known for known in sets):
+            raise UserError(f"--label-set {name} is not in labels.json of each --data, which has {', '.join(map(', '.join, sets))}")
+        counts = Counter({label: counts[label] for known in sets for label in known[name]})
     labels = sorted(label for label, count in counts.items() if count >= least)
     if not labels:
         raise UserError(f"none of {len(counts)} labels in --ratio {config.data.ratio} is on {least} or more training recordings: "
@@ -378,19 +413,28 @@ def choose_valid(recordings, config):
     return chosen
 
 
-def validate(model, recordings, sources):
-    """How often a validation recording's own text lies nearer to it than to another recording: chance 0.5. It needs no
-    labels, so it chooses checkpoints in the same way on anybody's music. For a classifier its labels' macro ROC-AUC."""
+def validate(model, recordings, sources, first=False):
+    """{"valid_auc": how often a validation recording's own text lies nearer to it than to another recording}: chance 0.5. It needs
+    no labels, so it chooses checkpoints in the same way on anybody's music. For a classifier its labels' macro ROC-AUC, for
+    a joint tagger in its `first` stage or second also the loss, and what it is with another recording's tags."""
     front = model.config.front
-    audio = model.embed_audio([read_clip_window(r, front.seconds, front.sample_rate, 0.5) for r in recordings])
+    waves = [read_clip_window(r, front.seconds, front.sample_rate, 0.5) for r in recordings]
     if model.labels:
-        return label_auc(model, audio, label_table(recordings, model.labels, sources).bool())
+        truth = label_table(recordings, model.labels, sources)
+        if not isinstance(model, JointTagger):
+            with torch.no_grad():
+                audio = model.embed_audio(waves).to(model.temperature.device)
+                return {"valid_auc": label_auc(model.text(audio, model.temperature).cpu(), truth.bool())}
+        losses, others, logits = model.ask(np.stack(waves), truth, first)
+        return {"valid_auc": label_auc(logits, truth.bool()), "valid_loss": losses.mean().item(),
+                "valid_chance": others.mean().item()}
+    audio = model.embed_audio(waves)
     pairs = [(i, texts[0]) for i, r in enumerate(recordings) for texts in r.text.values()]
     owner = torch.tensor([i for i, _ in pairs])
     scores = model.embed_text([text for _, text in pairs]) @ audio.T                # (texts, recordings)
     own = scores.gather(1, owner[:, None])
     beaten = (scores < own).sum(1) + 0.5 * ((scores == own).sum(1) - 1)             # ties count half, but not itself
-    return (beaten / (len(recordings) - 1)).mean().item()
+    return {"valid_auc": (beaten / (len(recordings) - 1)).mean().item()}
 
 
 def two_sided(truth):
@@ -401,11 +445,9 @@ def two_sided(truth):
     return kept
 
 
-@torch.no_grad()
-def label_auc(model, audio, truth):
+def label_auc(logits, truth):
     """Macro ROC-AUC over the labels that some of the recordings have, and some have not. Raises UserError."""
     kept = two_sided(truth)
-    logits = model.text(audio.to(model.temperature.device), model.temperature).cpu()
     return float(metrics.roc_auc(logits[:, kept].numpy(), truth[:, kept].numpy()).mean())
 
 

@@ -12,8 +12,10 @@ from dataclasses import dataclass, field, fields
 
 PRESETS = ("paper", "laptop", "smoke")
 TOWERS = ("ast", "resnet50")
+WAVE_EXTRACTORS = ("sample-cnn", "sample-cnn-se", "sample-cnn-res", "sample-cnn-res-se", "sincnet")
+EXTRACTORS = ("harmonic-cnn", *WAVE_EXTRACTORS)      # of the companion paper, for --objective joint-tags
 PRECISIONS = ("auto", "bf16", "fp32")
-OBJECTIVES = ("contrastive", "tags")
+OBJECTIVES = ("contrastive", "tags", "joint-tags")
 
 
 class UserError(Exception):
@@ -30,7 +32,8 @@ def setting(paper, laptop=None, smoke=None, help=""):
 @dataclass
 class FrontEnd:
     sample_rate: int = setting(16000, help="Hz; paper")
-    seconds: float = setting(10.0, help="length of a training window; paper")
+    seconds: float = setting({"ast": 10.0, "harmonic-cnn": 5.0} | dict.fromkeys(WAVE_EXTRACTORS, 3 ** 10 / 16000) | {"resnet50": 10.0},
+                             help="length of a training window; paper")
     n_mels: int = setting({"ast": 128, "resnet50": 64}, help="mel bands; paper")
     window: float = setting(0.025, laptop=0.050, help="s of sound in a frame; paper 25 ms")
     hop: float = setting(0.010, laptop=0.050, help="s between frames; paper 10 ms")
@@ -47,7 +50,7 @@ class FrontEnd:
 
 @dataclass
 class AudioTower:
-    audio: str = setting("ast", help="ast | resnet50; paper has both")
+    audio: str = setting("ast", help="ast | resnet50, paper has both; the other extractors need --objective joint-tags")
     resnet_width: int = setting(64, laptop=16, smoke=4, help="channels of the stem; paper 64 (ResNet-50)")
     ast_width: int = setting(768, laptop=192, smoke=32, help="paper 768; smaller ones our choice")
     ast_depth: int = setting(12, laptop=4, smoke=1, help="blocks; paper 12; fewer our choice")
@@ -85,6 +88,22 @@ class Joint:
 
 
 @dataclass
+class Tagger:
+    """--objective joint-tags; `companion` is the paper on auto-tagging with joint embeddings, or its code."""
+    joint: bool = setting(True, help="--no-joint: extractor and classifier alone; companion has both")
+    joint_share: float = setting(1 / 3, help="of the steps are stage 1; companion: 100 of 300 epochs")
+    tune: bool = setting(False, help="stage 2 trains the extractor too; companion: the classifier alone")
+    extractor_width: int = setting(128, laptop=16, smoke=4, help="channels of the first blocks; companion 128")
+    sinc_filters: int = setting(256, laptop=32, smoke=8, help="companion 256")
+    sinc_length: int = setting(2501, laptop=251, smoke=51, help="samples; companion 2501")
+    tag_width: int = setting(128, smoke=16, help="size of the shared space; companion")
+    classifier_width: int = setting(256, smoke=32, help="companion")
+    tag_dropout: float = setting(0.5, laptop=0.2, help="before the last layer; companion 0.5")
+    test_windows: int = setting(16, laptop=4, smoke=2, help="evenly spaced windows of a recording in eval.py; companion 16")
+    label_set: str = setting("", help="a set in labels.json, e.g. top50, whose labels alone are learned; our choice")
+
+
+@dataclass
 class Data:
     data: list = setting([], help="manifest folder, may be repeated; default: the demo world, made in data/; our choice")
     shards: list = setting([], help="folder that mulan_min.shards pack wrote, read as a stream instead of --data; our choice")
@@ -99,10 +118,12 @@ class Data:
 
 @dataclass
 class Optimisation:
-    objective: str = setting("contrastive", help="contrastive | tags (a binary cross entropy for each label); paper")
-    batch_size: int = setting({"ast": 5120, "resnet50": 6144}, laptop=96, smoke=12, help="clips a step; paper")
-    steps: int = setting(100000, laptop={"ast": 560, "resnet50": 850}, smoke=12, help="our choice")
-    lr: float = setting(1e-4, laptop={"ast": 2e-3, "resnet50": 5e-3}, help="peak rate of the audio tower; our choice")
+    objective: str = setting("contrastive", help="contrastive | tags (a binary cross entropy for each label), paper; joint-tags")
+    batch_size: int = setting({"ast": 5120, "resnet50": 6144} | dict.fromkeys(EXTRACTORS, 16),
+                              laptop={"resnet50": 96} | dict.fromkeys(EXTRACTORS, 32), smoke=12, help="clips a step; paper")
+    steps: int = setting({"resnet50": 100_000} | dict.fromkeys(EXTRACTORS, 286_000),      # 300 epochs of 15,250 clips (companion)
+                         laptop={"ast": 560, "resnet50": 850} | dict.fromkeys(EXTRACTORS, 400), smoke=12, help="our choice")
+    lr: float = setting(1e-4, laptop={"ast": 2e-3, "resnet50": 5e-3} | dict.fromkeys(EXTRACTORS, 3e-3), help="peak rate of the audio tower; our choice")
     text_lr: float = setting(1e-4, laptop=2.5e-4, help="peak rate of the text tower; our choice")
     warmup: float = setting(0.05, laptop=0.1, help="share of the steps with rising rate; our choice")
     weight_decay: float = setting(0.01, laptop=0.05, help="of matrices, kernels and tables, not of norms and biases; our choice")
@@ -122,6 +143,7 @@ class Config:
     tower: AudioTower = field(default_factory=AudioTower)
     text: TextTower = field(default_factory=TextTower)
     joint: Joint = field(default_factory=Joint)
+    tagger: Tagger = field(default_factory=Tagger)
     data: Data = field(default_factory=Data)
     optim: Optimisation = field(default_factory=Optimisation)
 
@@ -135,13 +157,13 @@ def sections():
 
 
 def preset(name, audio="ast"):
-    """The Config of a preset for one audio tower."""
+    """The Config of a preset for one audio tower. Where a setting names it not, it is as for resnet50."""
     config = Config()
     for section, cls in sections():
         for f in fields(cls):
             value = f.metadata[name]
             if isinstance(value, dict):
-                value = value[audio]
+                value = value.get(audio, value["resnet50"])
             setattr(getattr(config, section), f.name, list(value) if isinstance(value, list) else value)
     config.tower.audio = audio
     return config
@@ -174,7 +196,7 @@ def parser(description):
             elif f.type is list:
                 how = {"action": "append", "metavar": "DIR"}
             else:
-                how = {"type": f.type, "choices": TOWERS if f.name == "audio" else None}
+                how = {"type": f.type, "choices": TOWERS + EXTRACTORS if f.name == "audio" else None}
             group.add_argument(flag, help=f"{f.metadata['help']} [{value}]", **how)
     return p
 
@@ -188,7 +210,8 @@ def resolve(typed):
                 setattr(getattr(config, section), f.name, typed[f.name])
     for section, name, low in (("optim", "batch_size", 2), ("optim", "steps", 1), ("optim", "log_every", 1),
                                ("optim", "valid_every", 1), ("data", "workers", 0), ("data", "reader_cores", 0), ("optim", "seed", 0),
-                               ("optim", "chunk_size", 0), ("data", "label_recordings", 1), ("front", "seconds", 0.1)):
+                               ("optim", "chunk_size", 0), ("data", "label_recordings", 1), ("front", "seconds", 0.1),
+                               ("tagger", "extractor_width", 1), ("tagger", "test_windows", 1)):
         if getattr(getattr(config, section), name) < low:
             raise UserError(f"--{name.replace('_', '-')} must be {low} or more")
     if not 0 < config.front.hop <= config.front.window:
@@ -196,7 +219,11 @@ def resolve(typed):
     for name, choices in (("precision", PRECISIONS), ("objective", OBJECTIVES)):
         if getattr(config.optim, name) not in choices:
             raise UserError(f"--{name} {getattr(config.optim, name)} is not one of {', '.join(choices)}")
-    if config.optim.objective == "tags" and "ratio" not in typed:
+    if config.tower.audio in EXTRACTORS and config.optim.objective != "joint-tags":
+        raise UserError(f"--audio {config.tower.audio} needs --objective joint-tags; MuLan has {' and '.join(TOWERS)}")
+    if not 0 < config.tagger.joint_share < 1:
+        raise UserError("--joint-share must be above 0 and below 1; without stage 1 it is --no-joint")
+    if config.optim.objective != "contrastive" and "ratio" not in typed:
         config.data.ratio = "tags=1"
     if config.data.shards and (config.data.data or config.data.shuffle_pairs or config.optim.objective != "contrastive"):
         raise UserError("--shards goes without --data, --shuffle-pairs and --objective: leave one of them out")

@@ -31,19 +31,19 @@ def start():
 
 
 def stop():
-    """Leaves the group, if there is one, when all have come so far."""
+    """Leaves the group, if there is one. A DistributedDataParallel must be gone by then: as the group's last owner it would
+    wait for gloo's threads while it holds Python's lock, which they need to let go of their tensors; one run in fifty stood
+    still at its end."""
     if dist.is_initialized():
-        # While this waits, gloo's threads let go of their last tensors. That needs Python's lock, which is held, for good, by
-        # who takes down a group whose threads have not done so: one run in fifty stood still at its end.
-        dist.barrier()
         dist.destroy_process_group()
 
 
-def replicate(model):
-    """The model as DistributedDataParallel: one copy a process, gradients averaged. Batch norm's buffers stay each process's own."""
+def replicate(model, unused=False):
+    """The model as DistributedDataParallel: one copy a process, gradients averaged. Batch norm's buffers stay each process's own.
+    `unused`: a step may leave some parameters without a gradient."""
     parameters = inspect.signature(DistributedDataParallel).parameters
     name = "forward_sync_buffers" if "forward_sync_buffers" in parameters else "broadcast_buffers"      # renamed in torch 2.13
-    return DistributedDataParallel(model, **{name: False})
+    return DistributedDataParallel(model, find_unused_parameters=unused, **{name: False})
 
 
 def agree(value):

@@ -56,11 +56,15 @@ class AudioTower(nn.Module):
         """(B, samples) -> (B, mels, frames): log-mel, mean 0 and sd 0.5 as in AST."""
         return self.mel.normalise(self.mel(waves))
 
-    def forward(self, sound):
+    def features(self, sound):
+        """(B, width of the network), before the projection."""
         x = self.spectrogram(sound) if sound.dim() == 2 else sound
         if self.training:
             x = spec_augment(x, self.front.freq_mask, self.front.time_mask)
-        return unit(self.project(self.net(x)))
+        return self.net(x)
+
+    def forward(self, sound):
+        return unit(self.project(self.features(sound)))
 
 
 class TextTower(nn.Module):
@@ -107,7 +111,7 @@ class UnknownLabel(UserError):
 class MuLan(nn.Module):
     def __init__(self, config, tokenizer, labels=()):
         """config: Config; tokenizer: a `tokenizers.Tokenizer`, whose vocabulary the text tower gets; labels: those of
-        `--objective tags`, which have a `LabelTower` instead."""
+        `--objective tags`, which have a `LabelTower` and no tokenizer instead."""
         super().__init__()
         self.config, self.tokenizer, self.labels = config, tokenizer, list(labels)
         self.audio = AudioTower(config)
@@ -132,8 +136,8 @@ class MuLan(nn.Module):
     def from_state(cls, state, source):
         """The model in a checkpoint's state; `source` is named in errors."""
         try:
-            config, tokenizer = config_from_dict(state["config"], source), Tokenizer.from_str(state["tokenizer"])
-            model = cls(config, tokenizer, state.get("labels", ()))
+            config, text = config_from_dict(state["config"], source), state["tokenizer"]      # of a classifier ""
+            model = cls(config, Tokenizer.from_str(text) if text else None, state.get("labels", ()))
             model.load_state_dict(state["model"])
         except UserError:
             raise

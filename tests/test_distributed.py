@@ -93,6 +93,7 @@ def worker(rank, world, port, folder):
     found["ten steps"] = ten_steps(distributed.replicate(model), model, rank, world)
     found["agreed"] = distributed.agree(f"from {rank}")
     torch.save(found, f"{folder}/{rank}.pt")
+    del net
     distributed.stop()
 
 

@@ -136,7 +136,7 @@ def test_several_collections_are_judged_one_by_one(world, tmp_path):
 
 
 @pytest.mark.parametrize("arguments, said", [
-    (["--task", "dancing"], "--task 'dancing' is not one of tagging, probe, retrieval, triplet, all"),
+    (["--task", "dancing"], "--task 'dancing' is not one of tagging, probe, retrieval, triplet, autotag, all"),
     ([], "no run under runs/"),
     (["--run", "nowhere"], "nowhere: no checkpoint"),
     (["--run", "RUN", "--data", "nowhere"], "nowhere: no such folder"),
