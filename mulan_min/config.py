@@ -92,6 +92,7 @@ class Tagger:
     """--objective joint-tags; `companion` is the paper on auto-tagging with joint embeddings, or its code."""
     joint: bool = setting(True, help="--no-joint: extractor and classifier alone; companion has both")
     joint_share: float = setting(1 / 3, help="of the steps are stage 1; companion: 100 of 300 epochs")
+    hold_tags: bool = setting(False, help="the pair loss moves the sound alone, the tags' places only L_AE; companion: both move")
     tune: bool = setting(False, help="stage 2 trains the extractor too; companion: the classifier alone")
     extractor_width: int = setting(128, laptop=16, smoke=4, help="channels of the first blocks; companion 128")
     sinc_filters: int = setting(256, laptop=32, smoke=8, help="companion 256")
@@ -122,7 +123,8 @@ class Optimisation:
     batch_size: int = setting({"ast": 5120, "resnet50": 6144} | dict.fromkeys(EXTRACTORS, 16),
                               laptop={"resnet50": 96} | dict.fromkeys(EXTRACTORS, 32), smoke=12, help="clips a step; paper")
     steps: int = setting({"resnet50": 100_000} | dict.fromkeys(EXTRACTORS, 286_000),      # 300 epochs of 15,250 clips (companion)
-                         laptop={"ast": 560, "resnet50": 850} | dict.fromkeys(EXTRACTORS, 400), smoke=12, help="our choice")
+                         laptop={"ast": 560, "resnet50": 850, "harmonic-cnn": 150, "sample-cnn": 300, "sample-cnn-se": 300,
+                                 "sample-cnn-res": 200, "sample-cnn-res-se": 200, "sincnet": 150}, smoke=12, help="our choice")
     lr: float = setting(1e-4, laptop={"ast": 2e-3, "resnet50": 5e-3} | dict.fromkeys(EXTRACTORS, 3e-3), help="peak rate of the audio tower; our choice")
     text_lr: float = setting(1e-4, laptop=2.5e-4, help="peak rate of the text tower; our choice")
     warmup: float = setting(0.05, laptop=0.1, help="share of the steps with rising rate; our choice")
@@ -134,7 +136,7 @@ class Optimisation:
     compile: bool = setting(False, help="torch.compile on both towers; needs a compiler, e.g. g++; our choice")
     seed: int = setting(0, help="of weights, batches and masks; our choice")
     log_every: int = setting(50, laptop=20, smoke=4, help="steps; our choice")
-    valid_every: int = setting(1000, laptop=430, smoke=6, help="steps; a checkpoint is saved then as well; our choice")
+    valid_every: int = setting(1000, laptop={"resnet50": 430} | dict.fromkeys(EXTRACTORS, 75), smoke=6, help="steps; a checkpoint is saved then as well; our choice")
 
 
 @dataclass

@@ -64,6 +64,8 @@ class JointTagger(nn.Module):
         if first:
             sound, tags = self.project(self.audio(sound)).float(), self.encode(targets).float()
             rebuilt = (self.decode(tags).float().sigmoid() - targets).square().mean(1)
+            if self.config.tagger.hold_tags:
+                tags = tags.detach()
             losses, others = (rebuilt + pair_loss(sound, place) for place in (tags, tags.roll(1, 0)))
             return losses, others, self.decode(sound).float()
         logits = self.classify(self.features(sound)).float()
