@@ -123,8 +123,8 @@ class Optimisation:
     batch_size: int = setting({"ast": 5120, "resnet50": 6144} | dict.fromkeys(EXTRACTORS, 16),
                               laptop={"resnet50": 96} | dict.fromkeys(EXTRACTORS, 32), smoke=12, help="clips a step; paper")
     steps: int = setting({"resnet50": 100_000} | dict.fromkeys(EXTRACTORS, 286_000),      # 300 epochs of 15,250 clips (companion)
-                         laptop={"ast": 560, "resnet50": 850, "harmonic-cnn": 150, "sample-cnn": 300, "sample-cnn-se": 300,
-                                 "sample-cnn-res": 200, "sample-cnn-res-se": 200, "sincnet": 150}, smoke=12, help="our choice")
+                         laptop={"ast": 560, "resnet50": 850, "harmonic-cnn": 100, "sample-cnn": 250, "sample-cnn-se": 250,
+                                 "sample-cnn-res": 150, "sample-cnn-res-se": 120, "sincnet": 80}, smoke=12, help="our choice")
     lr: float = setting(1e-4, laptop={"ast": 2e-3, "resnet50": 5e-3} | dict.fromkeys(EXTRACTORS, 3e-3), help="peak rate of the audio tower; our choice")
     text_lr: float = setting(1e-4, laptop=2.5e-4, help="peak rate of the text tower; our choice")
     warmup: float = setting(0.05, laptop=0.1, help="share of the steps with rising rate; our choice")
@@ -136,7 +136,7 @@ class Optimisation:
     compile: bool = setting(False, help="torch.compile on both towers; needs a compiler, e.g. g++; our choice")
     seed: int = setting(0, help="of weights, batches and masks; our choice")
     log_every: int = setting(50, laptop=20, smoke=4, help="steps; our choice")
-    valid_every: int = setting(1000, laptop={"resnet50": 430} | dict.fromkeys(EXTRACTORS, 75), smoke=6, help="steps; a checkpoint is saved then as well; our choice")
+    valid_every: int = setting(1000, laptop={"resnet50": 430} | dict.fromkeys(EXTRACTORS, 40), smoke=6, help="steps; a checkpoint is saved then as well; our choice")
 
 
 @dataclass
