@@ -1,4 +1,4 @@
-"""Evaluate a run: python eval.py --task tagging|probe|retrieval|triplet|all [--run runs/ast] [--data DIR]
+"""Evaluate a run: python eval.py --task tagging|probe|retrieval|triplet|autotag|all [--run runs/ast] [--data DIR]
 
 Prints a table for each task, the chance level beside every figure, and writes RUN/eval/TASK.json. With --triplets audioset
 the triplets are AudioSet's class names and descriptions. With --text-encoder they judge any BERT instead of a run:

@@ -36,7 +36,7 @@ from mulan_min.demo_world import make_world
 from mulan_min.gradcache import chunked_backward
 from mulan_min.joint_tagger import JointTagger
 from mulan_min.loss import chance_loss, clamp_temperature, cmc_loss
-from mulan_min.mulan import MuLan
+from mulan_min.mulan import AudioTower, MuLan
 from mulan_min.shard_reader import find_shards, first_recordings
 from mulan_min.shards import ShardStream
 from mulan_min.tasks import read_labels, two_classes
@@ -45,7 +45,7 @@ from mulan_min.weights import init_audio, init_text, size_text_tower
 from mulan_min.wordpiece import load_wordpiece, save_wordpiece, train_wordpiece
 
 VALID_RECORDINGS = 256                       # at most so many are embedded to validate; our choice
-WORD_RECORDINGS = 10_000                     # of shards, so many give their texts to the vocabulary and the text warm-up; our choice
+WORD_RECORDINGS = 10_000                     # of shards, so many teach the vocabulary and the text warm-up; our choice
 FREE_TO_CHANGE = ("workers", "log_every")    # settings that may differ after --resume: the weights do not depend on them
 
 
@@ -62,7 +62,8 @@ def main(argv=None):
         folder = Path(f"data/demo-{config.data.demo_recordings}")
         config.data.data = [str(folder if rank else make_world(folder, recordings=config.data.demo_recordings))]
         distributed.agree(None)      # the others wait until it is there
-    sources, classify, tagger = parse_ratio(config.data.ratio), config.optim.objective != "contrastive", config.optim.objective == "joint-tags"
+    sources, objective = parse_ratio(config.data.ratio), config.optim.objective
+    classify, tagger = objective != "contrastive", objective == "joint-tags"
     if config.data.shards:      # of a stream, enough to learn words from and to validate with
         recordings, valid = (first_recordings(find_shards(config.data.shards, split), split, sources, count, split == "valid")
                              for split, count in (("train", WORD_RECORDINGS), ("valid", VALID_RECORDINGS)))
@@ -133,15 +134,15 @@ def main(argv=None):
         places = distributed.gather(cursors)
         if not rank:
             checkpoint.save(run / name, {
-                "step": step, "best": best, "seconds": elapsed, "config": config.to_dict(),
-                "tokenizer": model.tokenizer.to_str() if model.tokenizer else "", "labels": model.labels, "model": model.state_dict(),
+                "step": step, "best": best, "seconds": elapsed, "config": config.to_dict(), "labels": model.labels,
+                "tokenizer": model.tokenizer.to_str() if model.tokenizer else "", "model": model.state_dict(),
                 "optimizer": optimizer.state_dict(), "cursors": places})
 
     size, optim = config.optim.batch_size, config.optim
     chance, right_chance = label_chances(share) if classify else (chance_loss(size), 1 / size)
     heard = sum(p.numel() for p in model.audio.parameters())
     parameters = heard / 1e6, (sum(p.numel() for p in model.parameters()) - heard) / 1e6
-    first_steps = round(optim.steps * config.tagger.joint_share) if tagger and config.tagger.joint else 0      # stage 1
+    first_steps = model.first_steps if tagger else 0      # stage 1
     reads = f"{len(model.labels)} labels" if classify else "bert"
     where = f"{world} x {device.type}" if world > 1 else device
     say(f"{config.tower.audio} {parameters[0]:.1f} M + {reads} {parameters[1]:.1f} M parameters on {where} in {optim.precision}; "
@@ -203,8 +204,8 @@ def main(argv=None):
                 # of stage 1 the best is no tagger yet
                 auc = -math.inf if step <= first_steps else row["valid_auc"]
                 what = "labels, macro" if classify else "own text before another's,"
-                loss = "  loss {valid_loss:.3f} (another's tags {valid_chance:.3f})".format(**row) if tagger else ""
-                say(f"step {step:5d}  validation: {what} AUC {row['valid_auc']:.3f} (chance 0.500){loss}"
+                pairs = "  loss {valid_loss:.3f} (another's tags {valid_chance:.3f})".format(**row) if tagger else ""
+                say(f"step {step:5d}  validation: {what} AUC {row['valid_auc']:.3f} (chance 0.500){pairs}"
                     + ("  best so far" if auc > best else ""))
                 elapsed, began = elapsed + time.perf_counter() - began, time.perf_counter()
                 if auc > best:
@@ -238,7 +239,7 @@ def start(run, typed, overwrite, device):
     config = resolve(typed)
     if config.text.text_init:
         if config.optim.objective != "contrastive":
-            raise UserError(f"--text-init does not go with --objective {config.optim.objective}, which has no text tower: leave it out")
+            raise UserError(f"--text-init does not go with --objective {config.optim.objective}: leave it out, no text is read")
         size_text_tower(config, typed)
     if config.optim.precision == "auto":
         config.optim.precision = faster_precision(device)
@@ -313,9 +314,9 @@ def compile_towers(model, device):
     try:
         torch.compile(lambda x: x + 1)(torch.ones(2, device=device))
     except Exception as error:      # of torch._dynamo or torch._inductor, whose types change from version to version
-        raise UserError(f"--compile does not work here ({str(error).strip().splitlines()[0][:200]}): it needs a compiler, on a CPU "
-                        "g++; leave the flag out") from error
-    model.audio.net.compile()
+        why = str(error).strip().splitlines()[0][:200]
+        raise UserError(f"--compile does not work here ({why}): it needs a compiler, on a CPU g++; leave the flag out") from error
+    (model.audio.net if isinstance(model.audio, AudioTower) else model.audio).compile()
     if not model.labels:
         model.text.net.compile(dynamic=True)      # texts of a part are as long as its longest
 
@@ -361,7 +362,8 @@ def clip_backward(answer, net, batch, optim, world):
             with torch.autocast(targets.device.type, torch.bfloat16, enabled=optim.precision == "bf16"):
                 losses, others, logits = answer(batch["sound"][rows], targets[rows])
             (world * losses.sum() / optim.batch_size).backward()
-        sums += torch.stack([losses.detach().sum(), targets[rows].gather(1, logits.argmax(1, keepdim=True)).sum(), others.detach().sum()])
+        right = targets[rows].gather(1, logits.argmax(1, keepdim=True))
+        sums += torch.stack([losses.detach().sum(), right.sum(), others.detach().sum()])
     return sums / optim.batch_size
 
 
@@ -384,7 +386,7 @@ def choose_labels(recordings, config):
     if name := config.tagger.label_set:
         sets = [read_labels(folder) for folder in config.data.data]
         if not all(name in known for known in sets):
-            raise UserError(f"--label-set {name} is not in labels.json of each --data, which has {', '.join(map(', '.join, sets))}")
+            raise UserError(f"--label-set {name} is not in labels.json of each --data; there are {', '.join(map(', '.join, sets))}")
         counts = Counter({label: counts[label] for known in sets for label in known[name]})
     labels = sorted(label for label, count in counts.items() if count >= least)
     if not labels:
@@ -408,15 +410,15 @@ def choose_valid(recordings, config):
         except AudioError as error:
             say(f"left out of validation: {r.id}: {error}")
     if len(chosen) < 2:
-        raise UserError(f"{', '.join(config.data.data + config.data.shards)}: two or more recordings of split 'valid' with text and readable audio are "
-                        f"needed, not {len(chosen)}")
+        raise UserError(f"{', '.join(config.data.data + config.data.shards)}: two or more recordings of split 'valid' with text and "
+                        f"readable audio are needed, not {len(chosen)}")
     return chosen
 
 
 def validate(model, recordings, sources, first=False):
-    """{"valid_auc": how often a validation recording's own text lies nearer to it than to another recording}: chance 0.5. It needs
-    no labels, so it chooses checkpoints in the same way on anybody's music. For a classifier its labels' macro ROC-AUC, for
-    a joint tagger in its `first` stage or second also the loss, and what it is with another recording's tags."""
+    """{"valid_auc": how often a validation recording's own text lies nearer to it than to another recording}: chance 0.5. It
+    needs no labels, so it chooses checkpoints in the same way on anybody's music. For a classifier its labels' macro ROC-AUC,
+    for a joint tagger in its `first` stage or second also the loss, and what it is with another recording's tags."""
     front = model.config.front
     waves = [read_clip_window(r, front.seconds, front.sample_rate, 0.5) for r in recordings]
     if model.labels:

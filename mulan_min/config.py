@@ -32,7 +32,7 @@ def setting(paper, laptop=None, smoke=None, help=""):
 @dataclass
 class FrontEnd:
     sample_rate: int = setting(16000, help="Hz; paper")
-    seconds: float = setting({"ast": 10.0, "harmonic-cnn": 5.0} | dict.fromkeys(WAVE_EXTRACTORS, 3 ** 10 / 16000) | {"resnet50": 10.0},
+    seconds: float = setting({"resnet50": 10.0, "harmonic-cnn": 5.0} | dict.fromkeys(WAVE_EXTRACTORS, 3 ** 10 / 16000),
                              help="length of a training window; paper")
     n_mels: int = setting({"ast": 128, "resnet50": 64}, help="mel bands; paper")
     window: float = setting(0.025, laptop=0.050, help="s of sound in a frame; paper 25 ms")
@@ -125,7 +125,8 @@ class Optimisation:
     steps: int = setting({"resnet50": 100_000} | dict.fromkeys(EXTRACTORS, 286_000),      # 300 epochs of 15,250 clips (companion)
                          laptop={"ast": 560, "resnet50": 850, "harmonic-cnn": 100, "sample-cnn": 250, "sample-cnn-se": 250,
                                  "sample-cnn-res": 150, "sample-cnn-res-se": 120, "sincnet": 80}, smoke=12, help="our choice")
-    lr: float = setting(1e-4, laptop={"ast": 2e-3, "resnet50": 5e-3} | dict.fromkeys(EXTRACTORS, 3e-3), help="peak rate of the audio tower; our choice")
+    lr: float = setting(1e-4, laptop={"ast": 2e-3, "resnet50": 5e-3} | dict.fromkeys(EXTRACTORS, 3e-3),
+                        help="peak rate of the audio tower; our choice")
     text_lr: float = setting(1e-4, laptop=2.5e-4, help="peak rate of the text tower; our choice")
     warmup: float = setting(0.05, laptop=0.1, help="share of the steps with rising rate; our choice")
     weight_decay: float = setting(0.01, laptop=0.05, help="of matrices, kernels and tables, not of norms and biases; our choice")
@@ -136,7 +137,8 @@ class Optimisation:
     compile: bool = setting(False, help="torch.compile on both towers; needs a compiler, e.g. g++; our choice")
     seed: int = setting(0, help="of weights, batches and masks; our choice")
     log_every: int = setting(50, laptop=20, smoke=4, help="steps; our choice")
-    valid_every: int = setting(1000, laptop={"resnet50": 430} | dict.fromkeys(EXTRACTORS, 40), smoke=6, help="steps; a checkpoint is saved then as well; our choice")
+    valid_every: int = setting(1000, laptop={"resnet50": 430} | dict.fromkeys(EXTRACTORS, 40), smoke=6,
+                               help="steps; a checkpoint is saved then as well; our choice")
 
 
 @dataclass
@@ -213,7 +215,8 @@ def resolve(typed):
     for section, name, low in (("optim", "batch_size", 2), ("optim", "steps", 1), ("optim", "log_every", 1),
                                ("optim", "valid_every", 1), ("data", "workers", 0), ("data", "reader_cores", 0), ("optim", "seed", 0),
                                ("optim", "chunk_size", 0), ("data", "label_recordings", 1), ("front", "seconds", 0.1),
-                               ("tagger", "extractor_width", 1), ("tagger", "test_windows", 1)):
+                               ("tagger", "extractor_width", 1), ("tagger", "test_windows", 1), ("tagger", "sinc_filters", 1),
+                               ("tagger", "sinc_length", 1), ("tagger", "tag_width", 1), ("tagger", "classifier_width", 1)):
         if getattr(getattr(config, section), name) < low:
             raise UserError(f"--{name.replace('_', '-')} must be {low} or more")
     if not 0 < config.front.hop <= config.front.window:
@@ -225,6 +228,12 @@ def resolve(typed):
         raise UserError(f"--audio {config.tower.audio} needs --objective joint-tags; MuLan has {' and '.join(TOWERS)}")
     if not 0 < config.tagger.joint_share < 1:
         raise UserError("--joint-share must be above 0 and below 1; without stage 1 it is --no-joint")
+    if not 0 <= config.tagger.tag_dropout < 1:
+        raise UserError(f"--tag-dropout {config.tagger.tag_dropout:g} must be 0 or more and below 1")
+    if config.tagger.sinc_length % 2 == 0:
+        raise UserError(f"--sinc-length {config.tagger.sinc_length} is even: give an odd number of samples, which has a middle")
+    if config.tower.audio in EXTRACTORS and config.tower.audio_init:
+        raise UserError(f"--audio-init does not go with --audio {config.tower.audio}: leave it out, no weights are known")
     if config.optim.objective != "contrastive" and "ratio" not in typed:
         config.data.ratio = "tags=1"
     if config.data.shards and (config.data.data or config.data.shuffle_pairs or config.optim.objective != "contrastive"):

@@ -31,6 +31,15 @@ def pair_loss(sound, tags):
     return 2 - F.cosine_similarity(sound, tags) - F.cosine_similarity(1 - sound, 1 - tags)
 
 
+def stage_1(config):
+    """How many of the steps are stage 1: none with --no-joint. Raises UserError where a stage would have no step."""
+    steps, share = config.optim.steps, config.tagger.joint_share
+    first = round(steps * share)
+    if config.tagger.joint and not 0 < first < steps:
+        raise UserError(f"--joint-share {share:g} of --steps {steps} leaves a stage without steps: more --steps, or --no-joint")
+    return first if config.tagger.joint else 0
+
+
 class MelFeatures(AudioTower):
     """MuLan's audio tower up to its projection, as an extractor: (B, samples) or (B, mels, frames) -> (B, width)."""
 
@@ -44,8 +53,10 @@ class MelFeatures(AudioTower):
 
 class JointTagger(nn.Module):
     def __init__(self, config, tokenizer, labels):
-        """config: Config; tokenizer: None, it reads no text; labels: those it learns."""
+        """config: Config; tokenizer: None, it reads no text; labels: those it learns. Raises UserError, see `stage_1` and
+        `make_extractor`."""
         super().__init__()
+        self.first_steps = stage_1(config)
         self.config, self.tokenizer, self.labels = config, tokenizer, list(labels)
         front, tagger, width = config.front, config.tagger, config.tagger.tag_width
         self.audio = MelFeatures(config) if config.tower.audio in TOWERS else make_extractor(
@@ -99,7 +110,10 @@ def load_run(run):
     """The model of a run folder or checkpoint file, whatever its objective, as MuLan.load. Raises UserError."""
     path = checkpoint.best_of(run)
     state = checkpoint.load(path)
-    joint = state.get("config", {}).get("optim", {}).get("objective") == "joint-tags"
+    try:
+        joint = state["config"]["optim"]["objective"] == "joint-tags"
+    except (KeyError, TypeError):
+        joint = False      # MuLan says what is wrong with the file
     return (JointTagger if joint else MuLan).from_state(state, path).to(default_device()).eval()
 
 
@@ -111,7 +125,8 @@ def autotag(model, folder, heard=None, seed=0):
     """
     if not isinstance(model, JointTagger):
         raise MissingData("autotag needs a run of --objective joint-tags; zero-shot tagging is --task tagging")
-    test, front, count = [r for r in read_manifest(folder) if r.split == "test"], model.config.front, model.config.tagger.test_windows
+    test = [r for r in read_manifest(folder) if r.split == "test"]
+    front, count = model.config.front, model.config.tagger.test_windows
     if len(test) < 2:
         raise MissingData(f"{folder}: two or more 'test' recordings are needed, not {len(test)}")
     scores = []

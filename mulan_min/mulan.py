@@ -137,6 +137,8 @@ class MuLan(nn.Module):
         """The model in a checkpoint's state; `source` is named in errors."""
         try:
             config, text = config_from_dict(state["config"], source), state["tokenizer"]      # of a classifier ""
+            if cls is MuLan and config.optim.objective == "joint-tags":
+                raise UserError(f"{source}: of --objective joint-tags, which is no MuLan: judge it by eval.py --task autotag")
             model = cls(config, Tokenizer.from_str(text) if text else None, state.get("labels", ()))
             model.load_state_dict(state["model"])
         except UserError:

@@ -46,8 +46,9 @@ def tables():
         found = {(r["audio"], r["arm"], r["seed"]): r for r in rows if r["label"] == label}
         arms = [arm for arm in ARMS if any(key[1] == arm for key in found)]
         chances = next(iter(found.values()))["figures"]
-        print(f"\n{label or 'demo world'}; ROC-AUC (chance {chances['roc_auc']['chance']:.3f}) / PR-AUC (chance "
-              f"{chances['average_precision']['chance']:.3f})\n\n| | {' | '.join(arms)} | seeds | training, s |\n|---|" + "---|" * (len(arms) + 2))
+        roc, pr = (chances[metric]["chance"] for metric in METRICS)
+        print(f"\n{label or 'demo world'}; ROC-AUC (chance {roc:.3f}) / PR-AUC (chance {pr:.3f})\n\n"
+              f"| | {' | '.join(arms)} | seeds | training, s |\n|---|" + "---|" * (len(arms) + 2))
         for audio in (audio for audio in (*EXTRACTORS, "ast", "resnet50") if any(key[0] == audio for key in found)):
             own = {arm: [r for (a, m, _), r in found.items() if (a, m) == (audio, arm)] for arm in arms}
             cells = [" / ".join(show([r["figures"][metric]["value"] for r in own[arm]]) for metric in METRICS) for arm in arms]
@@ -55,7 +56,8 @@ def tables():
             seeds = ", ".join(sorted({str(r["seed"]) for arm in arms for r in own[arm]}))
             print(f"| {audio} | {' | '.join(cells)} | {seeds} | {min(seconds)} to {max(seconds)} |")
         for arm in arms[1:]:
-            print(f"\n{arm}, less without (paired t-test over seeds; for all, over extractors and seeds):\n\n| | ROC-AUC | p | PR-AUC | p |\n|---|---|---|---|---|")
+            print(f"\n{arm}, less without (paired t-test over seeds; for all, over extractors and seeds):\n\n"
+                  "| | ROC-AUC | p | PR-AUC | p |\n|---|---|---|---|---|")
             pairs = {key: (found[key[0], "without", key[2]], r) for key, r in found.items()
                      if key[1] == arm and (key[0], "without", key[2]) in found}
             for audio in (*EXTRACTORS, "ast", "resnet50", "all"):
