@@ -20,7 +20,7 @@ from mulan_min.mel import LogMel
 from mulan_min.resnet import ResNet50
 from mulan_min.specaugment import spec_augment
 from mulan_min.spectrogram_transformer import SpectrogramTransformer
-from mulan_min.wordpiece import encode
+from mulan_min.wordpiece import _finish, encode
 
 PARTS = 4     # length-sorted parts of a batch of texts; our choice
 
@@ -132,9 +132,16 @@ class MuLan(nn.Module):
     def from_state(cls, state, source):
         """The model in a checkpoint's state; `source` is named in errors."""
         try:
-            config, tokenizer = config_from_dict(state["config"], source), Tokenizer.from_str(state["tokenizer"])
-            model = cls(config, tokenizer, state.get("labels", ()))
-            model.load_state_dict(state["model"])
+            config, tokenizer = config_from_dict(state["config"], source), _finish(Tokenizer.from_str(state["tokenizer"]), source)
+            labels, tensors = state.get("labels", ()), state["model"]
+            # What a file says of sizes is not trusted with memory: first a model without any, which takes the file's tensors.
+            with torch.device("meta"):
+                cls(config, tokenizer, labels).load_state_dict(tensors, assign=True)
+            held = {x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in tensors.values()}
+            if sum(x.nbytes for x in tensors.values()) > sum(held.values()):
+                raise ValueError("tensors that claim more numbers than the file holds")
+            model = cls(config, tokenizer, labels)
+            model.load_state_dict(tensors)
         except UserError:
             raise
         except Exception as error:      # `tokenizers` raises bare Exceptions

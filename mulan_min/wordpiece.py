@@ -124,6 +124,8 @@ def _finish(tokenizer: Tokenizer, name: str | Path) -> Tokenizer:
     missing = [token for token in SPECIAL_TOKENS[:4] if tokenizer.token_to_id(token) is None]
     if missing:
         raise UserError(f"{name}: {', '.join(missing)} missing; give a vocabulary made for BERT")
+    if max(tokenizer.get_vocab().values()) >= tokenizer.get_vocab_size():  # the text tower has a row for each piece
+        raise UserError(f"{name}: pieces are not numbered from 0 without a gap; give a vocabulary made for BERT")
     tokenizer.add_special_tokens([t for t in SPECIAL_TOKENS if tokenizer.token_to_id(t) is not None])
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[(t, tokenizer.token_to_id(t)) for t in ("[CLS]", "[SEP]")])
