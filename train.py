@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -30,7 +30,7 @@ from tqdm import tqdm
 from mulan_min import checkpoint, distributed, metrics
 from mulan_min.audio import AudioError
 from mulan_min.config import UserError, config_from_dict, parse_ratio, parser, resolve, run_script, to_json
-from mulan_min.data import (Batches, check_lost, label_table, labels_of, loader, read_clip_window, read_collection,
+from mulan_min.data import (Batches, check_lost, label_table, labels_of, loader, read_clip_window, read_collection, readers,
                             shuffle_pairs, with_tags)
 from mulan_min.demo_world import make_world
 from mulan_min.gradcache import chunked_backward
@@ -49,11 +49,15 @@ WORD_RECORDINGS = 10_000                     # of shards, so many teach the voca
 FREE_TO_CHANGE = ("workers", "log_every")    # settings that may differ after --resume: the weights do not depend on them
 
 
+@readers()
+@distributed.peers()
 def main(argv=None):
     typed = vars(parse(argv))
     run = Path(typed.pop("run", None) or f"runs/{typed.get('audio', 'ast')}")
     resume, overwrite = typed.pop("resume", False), typed.pop("overwrite", False)
     rank, world, device = distributed.start()
+    if distributed.restarted(device):      # what stood in the folder before is not to be taken for this run's
+        resume, overwrite = resume or not overwrite and (run / "last.pt").exists(), False
     config, state = (reopen if resume else start)(run, typed, overwrite, device)
     config.optim.precision = distributed.agree(config.optim.precision)
 
@@ -120,14 +124,17 @@ def main(argv=None):
     optimizer = make_optimizer(model, config)
     step, best, elapsed = 0, -math.inf, 0.0
     if state:
-        optimizer.load_state_dict(state["optimizer"])
-        step, best, elapsed = state["step"], state["best"], state["seconds"]
+        try:
+            optimizer.load_state_dict(state["optimizer"])
+            step, best, elapsed = int(state["step"]), float(state["best"]), float(state["seconds"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(f"{run / 'last.pt'}: nothing to go on from, for a part is missing or odd ({error})") from error
     elif not rank:
         clear(run)
     if not rank:
-        (run / "config.json").write_text(to_json(config))
+        checkpoint.write_atomically(run / "config.json", lambda path: path.write_text(to_json(config)))
         if model.tokenizer:
-            save_wordpiece(model.tokenizer, run / "tokenizer.json")
+            checkpoint.write_atomically(run / "tokenizer.json", lambda path: save_wordpiece(model.tokenizer, path))
     journal = open(os.devnull, "w") if rank else reopen_metrics(run / "metrics.jsonl", step)
 
     def save(name):
@@ -249,6 +256,8 @@ def start(run, typed, overwrite, device):
         run.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{run}: cannot be used as run folder ({error})") from error
+    if not os.access(run, os.W_OK | os.X_OK):
+        raise UserError(f"{run}: may not be written to; choose another --run")
     return config, None
 
 
@@ -260,8 +269,13 @@ def clear(run):
 
 def reopen(run, typed, overwrite, device):
     """The config and state that a run was saved with. Raises UserError when a typed setting differs from it."""
-    state = checkpoint.load(run / "last.pt")
-    config = config_from_dict(state["config"], run / "last.pt")
+    last, best = run / "last.pt", run / "best.pt"
+    try:
+        state = checkpoint.load(last)
+    except UserError as error:
+        remedy = f"; if {best} is whole, copy it to {last} to go on from there" if best.is_file() else ""
+        raise UserError(f"{error}{remedy}") from error
+    config = config_from_dict(state.get("config"), last)
     typed.pop("preset", None)
     for section in vars(config).values():
         for name in typed.keys() & vars(section).keys():
@@ -463,20 +477,25 @@ def reopen_metrics(path, step):
         except ValueError:      # a power cut may leave half a line
             break
         kept.append(line + "\n")
-    path.write_text("".join(kept))
+    checkpoint.write_atomically(path, lambda new: new.write_text("".join(kept)))
     return open(path, "a")
 
 
 def log(file, row):
-    file.write(json.dumps(row) + "\n")
-    file.flush()
+    try:
+        file.write(json.dumps(row) + "\n")
+        file.flush()
+    except OSError as error:
+        with suppress(OSError):
+            file.close()
+        raise UserError(f"{file.name}: cannot be written ({error.strerror}); the last checkpoint is kept, go on with --resume") from error
 
 
 def say(text, every=False):
     """To the terminal, above the progress bar; of several processes the first speaks for all, unless `every` one may."""
     if os.environ.get("RANK", "0") != "0" and not every:
         return
-    tqdm.write(text, file=sys.stdout)
+    tqdm.write(text.encode(errors="backslashreplace").decode(), file=sys.stdout)      # a name may hold what UTF-8 cannot
     sys.stdout.flush()
 
 

@@ -4,6 +4,7 @@ import io
 import math
 import os
 import re
+import stat
 from functools import lru_cache
 
 import numpy as np
@@ -13,7 +14,10 @@ from scipy import signal
 from mulan_min.config import UserError
 
 SHORTEST = 0.1  # seconds; less than this is not a recording (our choice)
-HIGHEST = 2**20  # Hz; FLAC knows no more, and the filter that resamples a made-up rate could fill the memory (our choice)
+# Hz; nobody sells music beyond. Of a made-up rate the filter that resamples it, or what it makes of the file, could fill the
+# memory (our choice)
+LOWEST, HIGHEST = 4000, 400_000
+DENSEST = 1024  # samples of all channels in a byte; FLAC's silence has 600, a header that lies any number (our choice)
 # Frames decoded before the window and thrown away, because after a seek MP3 lacks the bits that earlier
 # frames saved for it, and Opus its predictions, which settle to about 60 dB below the sound.
 SETTLE = 8192
@@ -47,23 +51,34 @@ def _last_bytes(path, count) -> bytes:
 
 
 def open_audio(path) -> soundfile.SoundFile:
-    """Open a file, or SoundBytes, to read. Raises AudioError: missing, unreadable, empty, not audio, shorter than 0.1 s."""
+    """Open a file, or SoundBytes, to read. Raises AudioError: missing, no file, unreadable, empty, not audio, shorter than
+    0.1 s, or a header that cannot be true."""
     try:
-        # as bytes, for names that are not UTF-8; Windows has none of those
         if isinstance(path, SoundBytes):
+            name, size = path, len(path.content)
             path.seek(0)
-            file = soundfile.SoundFile(path)
         else:
-            file = soundfile.SoundFile(os.fsencode(path) if os.name == "posix" else os.fspath(path))
+            status = os.stat(path)
+            if not stat.S_ISREG(status.st_mode):  # to open a pipe is to wait for who writes it
+                raise AudioError(f"{path}: not a file, but a directory, a pipe or a device")
+            # as bytes, for names that are not UTF-8; Windows has none of those
+            name, size = os.fsencode(path) if os.name == "posix" else os.fspath(path), status.st_size
+        file = soundfile.SoundFile(name)
+    except (OSError, ValueError) as error:  # missing; a name that holds a zero
+        raise AudioError(f"{path}: {getattr(error, 'strerror', error)}") from None
     except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: a name ending in .raw wants a format
         why = getattr(error, "error_string", error)  # without the name, which is said already
         try:
             reason = "the file is empty" if not _last_bytes(path, 1) else f"not audio that libsndfile can read ({why})"
         except OSError as os_error:
-            reason = os_error.strerror  # missing, a folder, no permission
+            reason = os_error.strerror  # no permission
         raise AudioError(f"{path}: {reason}") from None
-    fault = "no rate of sound" if file.samplerate > HIGHEST else f"less than {SHORTEST} s"
-    if file.frames < SHORTEST * file.samplerate or file.samplerate > HIGHEST:
+    fault = f"less than {SHORTEST} s" if file.frames < SHORTEST * file.samplerate else None
+    if not LOWEST <= file.samplerate <= HIGHEST:
+        fault = "no rate of sound"
+    elif file.frames * file.channels > DENSEST * size:
+        fault = f"more than {size} bytes can hold"
+    if fault:
         file.close()
         raise AudioError(f"{path}: {file.frames} samples at {file.samplerate} Hz, {fault}")
     return file
@@ -94,7 +109,7 @@ def _read(path, file: soundfile.SoundFile, first: int, last: int) -> np.ndarray:
     try:
         file.seek(settle)
         sound = file.read(last - settle, dtype="float32", always_2d=True)  # (frames, channels)
-    except soundfile.LibsndfileError as error:
+    except (soundfile.LibsndfileError, MemoryError) as error:  # the latter for a length that the header made up
         raise AudioError(f"{path}: cannot be decoded here, perhaps truncated ({error})") from None
     lacking = last - settle - len(sound)
     tolerance = SHORTEST * file.samplerate if file.format == "MP3" else 0  # an MP3's length may be a guess
@@ -102,7 +117,8 @@ def _read(path, file: soundfile.SoundFile, first: int, last: int) -> np.ndarray:
         end, promised = (last - lacking) / file.samplerate, file.frames / file.samplerate
         raise AudioError(f"{path}: truncated, the sound ends at {end:.2f} s of {promised:.2f} s")
     # 20 times faster than mean(axis=1), and unlike a matrix product it wakes no threads, which readers have none of to spare
-    sound = sound[:, 0] if file.channels == 1 else sum(sound[:, c] for c in range(file.channels)) * np.float32(1 / file.channels)
+    with np.errstate(all="ignore"):  # what is not finite is refused below
+        sound = sound[:, 0] if file.channels == 1 else sum(sound[:, c] for c in range(file.channels)) * np.float32(1 / file.channels)
     sound = pad_to(sound[first - settle :], last - first)
     if not np.isfinite(sound).all():
         raise AudioError(f"{path}: NaN or infinite samples")

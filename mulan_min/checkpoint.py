@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import re
+import zipfile
 from contextlib import suppress
 from pathlib import Path
 
@@ -28,15 +29,20 @@ def write_atomically(path, write):
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:      # torch.save reports a full disk as RuntimeError
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror or error}); what was there before is kept") from error
+    finally:
         with suppress(OSError):
-            temporary.unlink()
-        raise UserError(f"{path}: cannot be written ({error}); what was there before is kept") from error
+            temporary.unlink()      # there after a failure only
 
 
 def save(path, state):
     """Writes a state. Raises UserError, see `write_atomically`."""
-    write_atomically(path, lambda temporary: torch.save({"format": FORMAT, **state}, temporary))
+    def write(temporary):
+        with open(temporary, "wb") as file:      # torch, given the path, says of a full disk: unexpected pos 64 vs 0
+            torch.save({"format": FORMAT, **state}, file)
+
+    write_atomically(path, write)
 
 
 def load(path):
@@ -55,10 +61,27 @@ def load(path):
             raise UserError(f"{path}: not a MuLan of this version (format {FORMAT}); weights of others go to --text-init or "
                             "--audio-init of train.py")
         return {"format": FORMAT, "config": config, "tokenizer": tokenizer, "labels": labels, "model": model}
+    check_members(path)
     state = unpickle(path)
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise UserError(f"{path}: not a checkpoint of this version (format {FORMAT})")
     return state
+
+
+def check_members(path):
+    """Raises UserError unless the members of a torch.save file have the sums and the sizes that the file says: torch does not look,
+    so that a flipped bit would be a changed weight, and would unpack a member to whatever size it claims."""
+    with open(path, "rb") as file:
+        if file.read(4) != b"PK\3\4":
+            return      # no zip: `unpickle` says what is wrong with it
+    try:
+        with zipfile.ZipFile(path) as file:
+            claimed = sum(member.file_size for member in file.infolist())
+            damaged = "its directory" if claimed > os.path.getsize(path) else file.testzip()
+    except Exception as error:      # zipfile raises a dozen types for damaged files
+        damaged = str(error) or type(error).__name__
+    if damaged:
+        raise UserError(f"{path}: not a checkpoint that can be read, for it is damaged or truncated ({damaged[:120]!r})")
 
 
 def unpickle(path):

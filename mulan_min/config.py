@@ -16,10 +16,28 @@ WAVE_EXTRACTORS = ("sample-cnn", "sample-cnn-se", "sample-cnn-res", "sample-cnn-
 EXTRACTORS = ("harmonic-cnn", *WAVE_EXTRACTORS)      # of the companion paper, for --objective joint-tags
 PRECISIONS = ("auto", "bf16", "fp32")
 OBJECTIVES = ("contrastive", "tags", "joint-tags")
+# Lowest and highest value of numbers; of the others whole ones are 0 or more, and all within MOST. Our choice: what is outside
+# makes no model, or one that fills the memory.
+MOST, LARGEST = 1e15, 2**24
+LIMITS = {"sample_rate": (4000, 400_000), "seconds": (0.1, 3600), "n_mels": (1, 1024), "mel_std": (1e-6, MOST),
+          "text_eps": (0, 1), "max_tokens": (3, MOST), "batch_size": (2, MOST), "warmup": (0, 1), "clip_norm": (1e-9, MOST),
+          "joint_share": (0, 1)}
+LIMITS |= dict.fromkeys(("ast_depth", "text_depth"), (1, 200))
+LIMITS |= dict.fromkeys(("audio_dropout", "text_dropout", "tag_dropout"), (0, 0.99))
+LIMITS |= dict.fromkeys(("lr", "text_lr", "text_warmup_lr", "weight_decay"), (0, MOST))
+LIMITS |= dict.fromkeys(("resnet_width", "ast_width", "ast_heads", "text_width", "text_heads", "dim", "vocab_size", "steps",
+                         "log_every", "valid_every", "label_recordings", "extractor_width", "sinc_filters", "sinc_length",
+                         "tag_width", "classifier_width", "test_windows"), (1, MOST))
 
 
 class UserError(Exception):
     """A fault in what the user gave: one line that names the file or field and the remedy; scripts exit with code 2."""
+
+    def __str__(self):
+        """What it quotes may come out of a damaged file: signs that cannot be printed, line ends too, are spelled out, and the middle
+        of what is endless is left out."""
+        text = "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in super().__str__())
+        return text if len(text) < 4000 else f"{text[:3000]} ... {text[-500:]}"
 
 
 def setting(paper, laptop=None, smoke=None, help=""):
@@ -174,16 +192,21 @@ def preset(name, audio="ast"):
 
 
 def config_from_dict(saved, source):
-    """The reverse of `to_dict`. Unknown or missing fields raise UserError that names `source`, the file they come from."""
-    config = Config()
-    known = {section: {f.name for f in fields(cls)} for section, cls in sections()}
-    for section in sorted(known.keys() | saved.keys()):
-        odd = known.get(section, set()) ^ set(saved.get(section, {}))
-        if odd:
-            raise UserError(f"{source}: config section '{section}' differs from this version in {', '.join(sorted(odd))}; "
+    """The reverse of `to_dict`. Raises UserError that names `source`, the file they come from, for unknown or missing fields, and
+    for values of another kind or that cannot be."""
+    config, saved = Config(), saved if isinstance(saved, dict) else {}
+    known = {section: {f.name: f.type for f in fields(cls)} for section, cls in sections()}
+    for section in sorted(known.keys() | saved.keys(), key=str):
+        kinds, values = known.get(section, {}), saved.get(section)
+        values = values if isinstance(values, dict) else {}
+        if odd := kinds.keys() ^ values.keys():
+            raise UserError(f"{source}: config section '{section}' differs from this version in {', '.join(sorted(map(str, odd)))}; "
                             "use the version of mulan_min that wrote it")
-        for name, value in saved[section].items():
+        for name, value in values.items():
+            if type(value) is not kinds[name] and not (kinds[name] is float and type(value) is int):
+                raise UserError(f"{source}: config value {name} is a {type(value).__name__}, not a {kinds[name].__name__}")
             setattr(getattr(config, section), name, value)
+    check(config, f"{source}: ")
     return config
 
 
@@ -212,36 +235,45 @@ def resolve(typed):
         for f in fields(cls):
             if f.name in typed:
                 setattr(getattr(config, section), f.name, typed[f.name])
-    for section, name, low in (("optim", "batch_size", 2), ("optim", "steps", 1), ("optim", "log_every", 1),
-                               ("optim", "valid_every", 1), ("data", "workers", 0), ("data", "reader_cores", 0), ("optim", "seed", 0),
-                               ("optim", "chunk_size", 0), ("data", "label_recordings", 1), ("front", "seconds", 0.1),
-                               ("tagger", "extractor_width", 1), ("tagger", "test_windows", 1), ("tagger", "sinc_filters", 1),
-                               ("tagger", "sinc_length", 1), ("tagger", "tag_width", 1), ("tagger", "classifier_width", 1)):
-        if getattr(getattr(config, section), name) < low:
-            raise UserError(f"--{name.replace('_', '-')} must be {low} or more")
-    if not 0 < config.front.hop <= config.front.window:
-        raise UserError(f"--hop {config.front.hop:g} must be above 0 and at most --window {config.front.window:g}, or sound is skipped")
-    for name, choices in (("precision", PRECISIONS), ("objective", OBJECTIVES)):
-        if getattr(config.optim, name) not in choices:
-            raise UserError(f"--{name} {getattr(config.optim, name)} is not one of {', '.join(choices)}")
-    if config.tower.audio in EXTRACTORS and config.optim.objective != "joint-tags":
-        raise UserError(f"--audio {config.tower.audio} needs --objective joint-tags; MuLan has {' and '.join(TOWERS)}")
-    if not 0 < config.tagger.joint_share < 1:
-        raise UserError("--joint-share must be above 0 and below 1; without stage 1 it is --no-joint")
-    if not 0 <= config.tagger.tag_dropout < 1:
-        raise UserError(f"--tag-dropout {config.tagger.tag_dropout:g} must be 0 or more and below 1")
-    if config.tagger.sinc_length % 2 == 0:
-        raise UserError(f"--sinc-length {config.tagger.sinc_length} is even: give an odd number of samples, which has a middle")
-    if config.tower.audio in EXTRACTORS and config.tower.audio_init:
-        raise UserError(f"--audio-init does not go with --audio {config.tower.audio}: leave it out, no weights are known")
     if config.optim.objective != "contrastive" and "ratio" not in typed:
         config.data.ratio = "tags=1"
-    if config.data.shards and (config.data.data or config.data.shuffle_pairs or config.optim.objective != "contrastive"):
-        raise UserError("--shards goes without --data, --shuffle-pairs and --objective: leave one of them out")
-    if not 0 < config.joint.temperature_floor <= config.joint.temperature <= 1:
-        raise UserError("--temperature and --temperature-floor must satisfy 0 < floor <= temperature <= 1")
-    parse_ratio(config.data.ratio)
+    check(config)
     return config
+
+
+def check(config, source=""):
+    """Raises UserError, which begins with `source`, for values that cannot be, or would fill the memory."""
+    for section, cls in sections():
+        for f in fields(cls):
+            low, high = LIMITS.get(f.name, (0 if f.type is int else -MOST, MOST))
+            value = getattr(getattr(config, section), f.name)
+            if f.type in (int, float) and not low <= value <= high:
+                raise UserError(f"{source}--{f.name.replace('_', '-')} {value:g} must be {low:g} or more"
+                                + (f" and {high:g} or less" if high < MOST else ""))
+    front, optim, joint = config.front, config.optim, config.joint
+    if not 0 < front.hop <= front.window:
+        raise UserError(f"{source}--hop {front.hop:g} must be above 0 and at most --window {front.window:g}, or sound is skipped")
+    samples = front.window * front.sample_rate
+    if front.seconds * front.sample_rate > LARGEST or not 1 <= samples <= LARGEST / front.n_mels:
+        raise UserError(f"{source}--seconds, --window, --n-mels and --sample-rate do not go together: too many samples, or none")
+    for name, choices in (("audio", TOWERS + EXTRACTORS), ("precision", PRECISIONS), ("objective", OBJECTIVES)):
+        value = getattr(config.tower if name == "audio" else optim, name)
+        if value not in choices:
+            raise UserError(f"{source}--{name} {value} is not one of {', '.join(choices)}")
+    tower, tagger, data = config.tower, config.tagger, config.data
+    if tower.audio in EXTRACTORS and optim.objective != "joint-tags":
+        raise UserError(f"{source}--audio {tower.audio} needs --objective joint-tags; MuLan has {' and '.join(TOWERS)}")
+    if tower.audio in EXTRACTORS and tower.audio_init:
+        raise UserError(f"{source}--audio-init does not go with --audio {tower.audio}: leave it out, no weights are known")
+    if not 0 < tagger.joint_share < 1:
+        raise UserError(f"{source}--joint-share must be above 0 and below 1; without stage 1 it is --no-joint")
+    if tagger.sinc_length % 2 == 0:
+        raise UserError(f"{source}--sinc-length {tagger.sinc_length} is even: give an odd number of samples, which has a middle")
+    if data.shards and (data.data or data.shuffle_pairs or optim.objective != "contrastive"):
+        raise UserError(f"{source}--shards goes without --data, --shuffle-pairs and --objective: leave one of them out")
+    if not 0 < joint.temperature_floor <= joint.temperature <= 1:
+        raise UserError(f"{source}--temperature and --temperature-floor must satisfy 0 < floor <= temperature <= 1")
+    parse_ratio(config.data.ratio)
 
 
 def parse_ratio(text):

@@ -9,8 +9,10 @@ A recording belongs to a source when it has text of that source. `tags` are grou
 training. Optional `start` and `duration` (s) cut a clip out of a long file.
 """
 import json
+import multiprocessing
 import os
 import signal
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -27,6 +29,7 @@ from mulan_min.wordpiece import encode
 SPLITS = ("train", "valid", "test")
 COMPANIONS = ("labels.json", "playlists.jsonl", "triplets.jsonl")      # what may lie beside a manifest
 LOST_SHARE = 0.01      # of the recordings may be unreadable before training stops; our choice
+PATIENCE = 600         # s without a batch before training stops; our choice
 
 
 class ManifestError(UserError):
@@ -68,7 +71,7 @@ def read_manifest(folder):
 def parse_line(line, folder, where):
     try:
         row = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:      # ValueError: bad JSON, or a number of thousands of digits
         raise ManifestError(f"{where}: not JSON ({error})") from None
     if not isinstance(row, dict):
         raise ManifestError(f"{where}: must be a JSON object with id, audio, split, text")
@@ -230,13 +233,33 @@ def check_lost(lost, total):
 
 def loader(batches, first_step, workers):
     """Yields batches first_step, first_step + 1, ...; each worker process reads whole batches ahead of need. A stream
-    (shards.ShardStream) knows its first step by itself. Raises UserError when a batch cannot be had."""
+    (shards.ShardStream) knows its first step by itself. Raises UserError when a batch cannot be had, or not within PATIENCE."""
     order = {} if isinstance(batches, IterableDataset) else {"sampler": range(first_step, len(batches))}
-    for batch in DataLoader(batches, batch_size=None, num_workers=workers, prefetch_factor=3 if workers else None,
-                            worker_init_fn=quiet_worker, pin_memory=torch.cuda.is_available(), **order):
-        if "error" in batch:
-            raise UserError(batch["error"])
-        yield batch
+    with readers():
+        for batch in DataLoader(batches, batch_size=None, num_workers=workers, prefetch_factor=3 if workers else None,
+                                worker_init_fn=quiet_worker, pin_memory=torch.cuda.is_available(),
+                                timeout=PATIENCE if workers else 0, **order):
+            if "error" in batch:
+                raise UserError(batch["error"])
+            yield batch
+
+
+@contextmanager
+def readers():
+    """The death of a process that reads, which torch raises wherever the trainer is at that moment, and its silence for PATIENCE
+    become a UserError."""
+    before = multiprocessing.active_children()
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader" not in str(error):
+            raise
+        for process in set(multiprocessing.active_children()) - set(before):
+            process.kill()      # one that hangs in a read hears nothing less, and the end of this process would wait for it
+        why = (f"no batch was read within {PATIENCE} s: a disk does not answer, or the batch is too large for so few --workers"
+               if "timed out" in str(error) else
+               f"a process that reads audio has died ({str(error).split('. ')[0]}): perhaps for want of memory, then lower --workers")
+        raise UserError(f"{why}; the last checkpoint is kept, go on with --resume") from error
 
 
 def quiet_worker(_):

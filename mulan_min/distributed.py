@@ -6,6 +6,8 @@ parameters. Started by itself, a process is alone, and nothing here talks to any
 """
 import inspect
 import os
+from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -14,7 +16,11 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from mulan_min.config import UserError
 from mulan_min.mulan import default_device
+
+# The first process may render the demo world or validate meanwhile; who is gone, not slow, is noticed at once. Our choice.
+WAIT = timedelta(minutes=30)
 
 
 def start():
@@ -26,8 +32,13 @@ def start():
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", device_id=device if device.type == "cuda" else None)
-    return dist.get_rank(), dist.get_world_size(), device
+    store, rank, world = next(dist.rendezvous("env://", timeout=WAIT))
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        # torchrun's own store outlives its processes: begun again, they would look for the dead at their old addresses.
+        store = dist.PrefixStore(os.environ["TORCHELASTIC_RESTART_COUNT"], store)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", store=store, rank=rank, world_size=world, timeout=WAIT,
+                            device_id=device if device.type == "cuda" else None)
+    return rank, world, device
 
 
 def stop():
@@ -44,6 +55,26 @@ def replicate(model, unused=False):
     parameters = inspect.signature(DistributedDataParallel).parameters
     name = "forward_sync_buffers" if "forward_sync_buffers" in parameters else "broadcast_buffers"      # renamed in torch 2.13
     return DistributedDataParallel(model, find_unused_parameters=unused, **{name: False})
+
+
+@contextmanager
+def peers():
+    """What torch raises inside when another process is gone, or silent for WAIT, becomes a UserError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+            raise
+        if dist.is_initialized() and dist.get_backend() == "gloo":
+            stop()      # its threads, waiting for the others, would crash this process at its end
+        raise UserError("another process of this run has ended or is silent: its own message, or torchrun's table, says why; the last "
+                        "checkpoint is kept, go on with --resume") from error
+
+
+def restarted(device):
+    """Whether torchrun has begun again (--max-restarts) after a process died. Only the machine it died on counts that, hence the
+    sum."""
+    return bool(total(torch.tensor(float(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)), device=device)))
 
 
 def agree(value):

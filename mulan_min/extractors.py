@@ -11,6 +11,7 @@ it (Kim et al., too); dense layers start as PyTorch's do, which leaves the gates
 """
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -210,8 +211,8 @@ class SincNet(nn.Module):
         if filter_length % 2 == 0:
             raise UserError(f"filter_length {filter_length} is even: give an odd number of taps, which has a middle")
         self.width, self.sample_rate, self.nyquist, self.taps = 8 * width, sample_rate, sample_rate / 2, filter_length
-        mels = torch.linspace(*hertz_to_mel([30, self.nyquist - 100], "htk"), filters + 2, dtype=torch.float64)
-        hertz = torch.from_numpy(mel_to_hertz(mels.numpy(), "htk"))
+        mels = np.linspace(*hertz_to_mel([30, self.nyquist - 100], "htk"), filters + 2)
+        hertz = torch.from_numpy(mel_to_hertz(mels, "htk"))
         low, high = hertz[:-2], hertz[2:]
         self.low = nn.Parameter((low / self.nyquist).logit().float())
         self.band = nn.Parameter(((high - low) / (self.nyquist - low)).logit().float())

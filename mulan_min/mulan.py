@@ -20,7 +20,7 @@ from mulan_min.mel import LogMel
 from mulan_min.resnet import ResNet50
 from mulan_min.specaugment import spec_augment
 from mulan_min.spectrogram_transformer import SpectrogramTransformer
-from mulan_min.wordpiece import encode
+from mulan_min.wordpiece import finish, encode
 
 PARTS = 4     # length-sorted parts of a batch of texts; our choice
 
@@ -136,11 +136,19 @@ class MuLan(nn.Module):
     def from_state(cls, state, source):
         """The model in a checkpoint's state; `source` is named in errors."""
         try:
-            config, text = config_from_dict(state["config"], source), state["tokenizer"]      # of a classifier ""
+            config, text, tensors = config_from_dict(state["config"], source), state["tokenizer"], state["model"]
             if cls is MuLan and config.optim.objective == "joint-tags":
                 raise UserError(f"{source}: of --objective joint-tags, which is no MuLan: judge it by eval.py --task autotag")
-            model = cls(config, Tokenizer.from_str(text) if text else None, state.get("labels", ()))
-            model.load_state_dict(state["model"])
+            # Of a classifier the text is empty. What a file says of sizes is not trusted with memory: first a model without any,
+            # which takes the file's tensors.
+            parts = config, finish(Tokenizer.from_str(text), source) if text else None, state.get("labels", ())
+            with torch.device("meta"):
+                cls(*parts).load_state_dict(tensors, assign=True)
+            held = {x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in tensors.values()}
+            if sum(x.nbytes for x in tensors.values()) > sum(held.values()):
+                raise ValueError("tensors that claim more numbers than the file holds")
+            model = cls(*parts)
+            model.load_state_dict(tensors)
         except UserError:
             raise
         except Exception as error:      # `tokenizers` raises bare Exceptions

@@ -29,7 +29,7 @@ def train_wordpiece(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     tokenizer.train_from_iterator(texts, trainer)
     # a fresh tokenizer, in which "##a" is an ordinary piece again and no special token
     model = models.WordPiece(tokenizer.get_vocab(), unk_token="[UNK]")
-    return _finish(_uncased(model), "the trained vocabulary")
+    return finish(_uncased(model), "the trained vocabulary")
 
 
 def load_wordpiece(path: str | Path) -> Tokenizer:
@@ -50,7 +50,7 @@ def load_wordpiece(path: str | Path) -> Tokenizer:
             own = json.loads(tokenizer.to_str())["normalizer"] or {}
             if own.pop("type", None) == "BertNormalizer":
                 tokenizer.normalizer = normalizers.BertNormalizer(**own | stated)
-            return _finish(tokenizer, path)
+            return finish(tokenizer, path)
         with open(path, encoding="utf-8") as file:
             pieces = [line.rstrip("\n") for line in file]
     except UserError:
@@ -62,7 +62,7 @@ def load_wordpiece(path: str | Path) -> Tokenizer:
     vocabulary = {piece: i for i, piece in enumerate(pieces)}
     tokenizer = _uncased(models.WordPiece(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(**{"lowercase": True} | stated)
-    return _finish(tokenizer, path)
+    return finish(tokenizer, path)
 
 
 def _stated(path: Path) -> dict:
@@ -119,11 +119,13 @@ def _uncased(model: models.Model) -> Tokenizer:
     return tokenizer
 
 
-def _finish(tokenizer: Tokenizer, name: str | Path) -> Tokenizer:
+def finish(tokenizer: Tokenizer, name: str | Path) -> Tokenizer:
     """Check the special tokens, frame texts as [CLS] ... [SEP], drop stored padding and truncation."""
     missing = [token for token in SPECIAL_TOKENS[:4] if tokenizer.token_to_id(token) is None]
     if missing:
         raise UserError(f"{name}: {', '.join(missing)} missing; give a vocabulary made for BERT")
+    if max(tokenizer.get_vocab().values()) >= tokenizer.get_vocab_size():  # the text tower has a row for each piece
+        raise UserError(f"{name}: pieces are not numbered from 0 without a gap; give a vocabulary made for BERT")
     tokenizer.add_special_tokens([t for t in SPECIAL_TOKENS if tokenizer.token_to_id(t) is not None])
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[(t, tokenizer.token_to_id(t)) for t in ("[CLS]", "[SEP]")])

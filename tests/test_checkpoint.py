@@ -22,8 +22,7 @@ def test_a_failed_save_keeps_the_old_file(tmp_path, monkeypatch):
     checkpoint.save(path, {"step": 1})
 
     def disk_full(state, file):
-        with open(file, "wb") as half:
-            half.write(b"half")
+        file.write(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", disk_full)

@@ -462,7 +462,7 @@ def test_validation_by_hand(runs, audio):
 
 
 @pytest.mark.parametrize("audio, at, saved, more", [("ast", 4, 3, []), ("ast", 7, 6, []), ("ast", 10, 9, ["--workers", "1"]),
-                                                    ("sample-cnn-res-se", 4, 3, []), ("sample-cnn-res-se", 10, 9, [])])
+                                                    ("sample-cnn-res-se", 4, 3, [])])
 def test_crashed_in_either_stage_and_resumed_is_the_same_to_the_bit(runs, small_world, tmp_path, monkeypatch, audio, at, saved,
                                                                              more):
     schedule = train.schedule
@@ -668,7 +668,7 @@ def test_a_checkpoint_with_another_config_is_one_line(runs, tmp_path, change, me
     with one_line(f"best.pt: .*{message}"):
         load_run(tmp_path)
     checkpoint.save(tmp_path / "best.pt", state | {"config": None})
-    with one_line("best.pt: .*do not fit"):
+    with one_line("best.pt: config section 'data' differs"):
         load_run(tmp_path)
 
 
@@ -681,16 +681,16 @@ def test_a_checkpoint_with_another_config_is_one_line(runs, tmp_path, change, me
     ("sample-cnn", ["--seconds", "3.6"], "sample-cnn, .* 59049: give --seconds 3.7 or more"),
     ("harmonic-cnn", ["--seconds", "4.5"], "harmonic-cnn, .* 73472: give --seconds 4.6 or more"),
     ("sincnet", ["--sinc-length", "50"], "--sinc-length 50 is even"),
-    ("sincnet", ["--sinc-length", "-1"], "--sinc-length must be 1"),
-    ("sincnet", ["--sinc-filters", "0"], "--sinc-filters must be 1"), ("ast", ["--tag-width", "0"], "--tag-width must be 1"),
-    ("ast", ["--classifier-width", "-1"], "--classifier-width must be 1"),
-    ("ast", ["--extractor-width", "0"], "--extractor-width must be 1"),
-    ("ast", ["--test-windows", "0"], "--test-windows must be 1"), ("ast", ["--tag-dropout", "1"], "--tag-dropout 1 must be"),
+    ("sincnet", ["--sinc-length", "-1"], "--sinc-length -?\d+ must be 1"),
+    ("sincnet", ["--sinc-filters", "0"], "--sinc-filters -?\d+ must be 1"), ("ast", ["--tag-width", "0"], "--tag-width -?\d+ must be 1"),
+    ("ast", ["--classifier-width", "-1"], "--classifier-width -?\d+ must be 1"),
+    ("ast", ["--extractor-width", "0"], "--extractor-width -?\d+ must be 1"),
+    ("ast", ["--test-windows", "0"], "--test-windows -?\d+ must be 1"), ("ast", ["--tag-dropout", "1"], "--tag-dropout 1 must be"),
     ("ast", ["--joint-share", "0"], "--joint-share must be above 0 and below 1; without stage 1 it is --no-joint"),
-    ("ast", ["--joint-share", "1"], "--joint-share must"), ("ast", ["--joint-share", "nan"], "--joint-share must"),
+    ("ast", ["--joint-share", "1"], "--joint-share must"), ("ast", ["--joint-share", "nan"], "--joint-share nan must"),
     ("ast", ["--steps", "1"], "--joint-share 0.333333 of --steps 1 leaves a stage without steps"),
     ("ast", ["--joint-share", "0.99"], "--joint-share 0.99 of --steps 12 leaves a stage without steps"),
-    ("ast", ["--label-set", "top51"], "--label-set top51 is not in labels.json of each --data, which has genre, .*all"),
+    ("ast", ["--label-set", "top51"], "--label-set top51 is not in labels.json of each --data.* genre, .*all"),
     ("ast", ["--label-recordings", "99"], r"none of \d+ labels in --ratio tags=1 is on 99 or more"),
     ("ast", ["--text-init", "bert"], "--text-init does not go with --objective joint-tags"),
     ("sample-cnn", ["--audio-init", "x"], "--audio-init does not go with --audio sample-cnn"),
