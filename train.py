@@ -2,7 +2,7 @@
 `--objective tags` trains the audio tower alone, as a classifier, which another run may start from: `--audio-init runs/tags`.
 `--objective joint-tags` trains a tagger with joint embeddings, as the companion paper: `--audio sample-cnn [--no-joint]`.
 
-A run folder holds config.json, tokenizer.json, metrics.jsonl, last.pt (to go on with --resume) and best.pt (to use).
+A run folder holds config.json, tokenizer.json (if text is read), metrics.jsonl, last.pt (to go on with --resume), best.pt (to use).
 """
 import json
 import math

@@ -353,7 +353,7 @@ def resize_positions(table, grid, wanted):
 
 def save_model(model, path):
     """The whole model as one .safetensors file, config and tokenizer in its notes; `MuLan.load` reads it. Raises UserError."""
-    config, tokenizer = json.dumps(model.config.to_dict()), model.tokenizer.to_str()
+    config, tokenizer = json.dumps(model.config.to_dict()), model.tokenizer.to_str() if model.tokenizer else ""
     notes = {"mulan_min": str(checkpoint.FORMAT), "config": config, "tokenizer": tokenizer, "labels": json.dumps(model.labels)}
     checkpoint.save_safetensors(path, model.state_dict(), notes)
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -151,7 +152,7 @@ def test_crashed_and_resumed_is_the_same_to_the_bit(whole, small_world, tmp_path
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs g++ on a CPU, and it is not here")
 def test_compiled_towers_take_the_same_steps(small_world, tmp_path, monkeypatch):
-    monkeypatch.setattr(train, "validate", lambda *_: 0.5)      # without it, half of the compiling is for another mode
+    monkeypatch.setattr(train, "validate", lambda *_: {"valid_auc": 0.5})      # without it, half of the compiling is for another mode
     models, graphs = [], torch._dynamo.utils.counters["stats"]
     for flag in ("--no-compile", "--compile"):
         before = graphs["unique_graphs"]
@@ -186,7 +187,7 @@ def stream(packed, run, *more):
 
 def test_a_run_on_shards_has_the_words_and_the_validation_of_their_folder(small_world, packed, tmp_path, monkeypatch, capsys):
     judged, words = [], []
-    monkeypatch.setattr(train, "validate", lambda model, valid, sources: judged.append({r.id for r in valid}) or 0.5)
+    monkeypatch.setattr(train, "validate", lambda _, valid, *__: judged.append({r.id for r in valid}) or {"valid_auc": 0.5})
     for name, run in (("folder", lambda: smoke(small_world, tmp_path / "a", "--steps", "1")),
                       ("shards", lambda: stream(packed, tmp_path / "b", "--steps", "1"))):
         model = run()
@@ -362,7 +363,7 @@ def test_validation_counts_how_often_the_own_text_wins():
 
     train_read, train.read_clip_window = train.read_clip_window, lambda *_: None
     try:
-        value = train.validate(Known(), [Recording(t) for t in ("zero", "one", "two")], ["sf"])
+        value = train.validate(Known(), [Recording(t) for t in ("zero", "one", "two")], ["sf"])["valid_auc"]
     finally:
         train.read_clip_window = train_read
     assert value == pytest.approx(((0.5 + 1) / 2 + (0 + 0.5) / 2 + 1) / 3)
@@ -391,7 +392,8 @@ def test_labels_loss_by_hand_and_its_chance(small_world, tmp_path):
     assert model.labels == labels
     waves = torch.from_numpy(np.stack([read_window(Path(small_world) / row["audio"], 0.0, 10.0, 16000) for row in rows[:3]]))
     optim = replace(model.config.optim, batch_size=3, chunk_size=2, precision="fp32")
-    loss, right = train.label_backward(model, {"sound": waves, "targets": torch.tensor(truth[:3]).float()}, optim, 1)
+    batch = {"sound": waves, "targets": torch.tensor(truth[:3]).float()}
+    loss, right, _ = train.clip_backward(partial(train.label_losses, model), model, batch, optim, 1)
     audio = model.audio(waves).detach().double().numpy()
     vectors, bias, tau = (x.detach().double().numpy() for x in (model.text.vectors, model.text.bias, model.temperature))
     logits = np.array([[sum(a * v) / tau + b for v, b in zip(vectors, bias)] for a in audio])
@@ -408,7 +410,9 @@ def test_labels_loss_by_hand_and_its_chance(small_world, tmp_path):
     audio = torch.nn.functional.normalize(torch.randn(len(truth), 128, generator=torch.Generator().manual_seed(0)), dim=-1)
     kept = truth.any(0) & ~truth.all(0)
     logits = (audio.double().numpy() @ vectors.T / tau + bias)[:, kept]
-    assert train.label_auc(model, audio, torch.tensor(truth)) == pytest.approx(roc_auc_score(truth[:, kept], logits, average="macro"), abs=1e-6)
+    with torch.no_grad():
+        found = train.label_auc(model.text(audio, model.temperature), torch.tensor(truth))
+    assert found == pytest.approx(roc_auc_score(truth[:, kept], logits, average="macro"), abs=1e-6)
 
 
 def test_a_classifier_learns_its_labels_and_another_run_starts_from_it(small_world, tmp_path, capsys):
@@ -469,6 +473,6 @@ def test_labels_that_cannot_be_learned_are_one_line(small_world, tmp_path):
 def test_validation_labels_are_looked_for_before_the_first_step(own_world, tmp_path, monkeypatch):
     rows, write = own_world
     world = write([row | ({"tags": ["unheard of"]} if row["split"] == "valid" else {}) for row in rows])
-    monkeypatch.setattr(train, "label_backward", None)
+    monkeypatch.setattr(train, "clip_backward", None)
     with pytest.raises(UserError, match="no label is on some but not all recordings of split 'valid'"):
         tags(world, tmp_path / "run")

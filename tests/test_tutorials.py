@@ -2,6 +2,7 @@
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from docs import ROOT, blocks, links
@@ -77,3 +78,18 @@ def test_the_page_is_not_stale(name):
     for target in links(page):
         if target.endswith(".png"):
             assert 2000 < (TUTORIALS / target).stat().st_size < 150_000, target
+
+
+def test_what_joint_tags_gain_is_paired_and_its_picture_needs_no_scikit_learn(monkeypatch):
+    """By hand: gains 0.1, 0.2, 0.3 have mean 0.2, sd 0.1 and t = 0.2 / (0.1 / sqrt 3), two degrees of freedom."""
+    import joint_tags
+    t = 2 * 3 ** 0.5
+    p = 1 - t / (2 + t * t) ** 0.5      # Student's t with two degrees of freedom, both sides
+    pairs = [[{"figures": {"roc_auc": {"value": value}}} for value in pair] for pair in ((0.5, 0.6), (0.7, 0.9), (0.2, 0.5))]
+    assert joint_tags.difference(pairs, "roc_auc") == f"+0.200 ± 0.100 | {p:.3f}"
+    assert joint_tags.difference([pair[::-1] for pair in pairs], "roc_auc").startswith("-0.200 ± 0.100")
+    monkeypatch.setitem(sys.modules, "sklearn.manifold", None)
+    vectors = np.random.default_rng(0).standard_normal((40, 5)) * [1, 9, 1, 4, 1]
+    how, points = joint_tags.two_dimensions(vectors)
+    values = np.linalg.eigvalsh(np.cov(vectors.T))[::-1]
+    assert how == "two principal components" and points.var(0, ddof=1) == pytest.approx(values[:2])

@@ -72,7 +72,8 @@ def difference(pairs, metric):
     gains = [b - a for a, b in zip(before, after)]
     if len(gains) < 2:
         return f"{gains[0]:+.3f} |"
-    return f"{mean(gains):+.3f} ± {stdev(gains):.3f} | {ttest_rel(after, before).pvalue:.3f}"
+    p = ttest_rel(after, before).pvalue
+    return f"{mean(gains):+.3f} ± {stdev(gains):.3f} | {'below 0.001' if p < 0.001 else f'{p:.3f}'}"
 
 
 def show(values):
