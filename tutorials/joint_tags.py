@@ -51,7 +51,8 @@ def tables():
               f"| | {' | '.join(arms)} | seeds | training, s |\n|---|" + "---|" * (len(arms) + 2))
         for audio in (audio for audio in (*EXTRACTORS, "ast", "resnet50") if any(key[0] == audio for key in found)):
             own = {arm: [r for (a, m, _), r in found.items() if (a, m) == (audio, arm)] for arm in arms}
-            cells = [" / ".join(show([r["figures"][metric]["value"] for r in own[arm]]) for metric in METRICS) for arm in arms]
+            cells = [" / ".join(show([r["figures"][metric]["value"] for r in own[arm]]) for metric in METRICS if own[arm])
+                     for arm in arms]
             seconds = [r["train_seconds"] for arm in arms for r in own[arm]]
             seeds = ", ".join(sorted({str(r["seed"]) for arm in arms for r in own[arm]}))
             print(f"| {audio} | {' | '.join(cells)} | {seeds} | {min(seconds)} to {max(seconds)} |")
