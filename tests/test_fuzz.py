@@ -230,13 +230,14 @@ def test_mutated_manifests(sounds, tmp_path):
     lines = [json.dumps(row).encode() for row in rows]
     rng, tally = random.Random(1), Tally()
     for i in range(COUNT):
+        lines[0] = json.dumps(rows[0] | {"start": rng.uniform(0.0, 4.0)}).encode()      # often after the end of the file
         changed = [odd_line(line, rng) if rng.random() < 0.4 else line for line in lines]
         (tmp_path / "manifest.jsonl").write_bytes(b"\n".join(changed))
         for recording in tally.run("manifest", lambda: data.read_manifest(tmp_path), ManifestError) or []:
             data.file_seconds.cache_clear()
             wave = tally.run("window", lambda: data.read_clip_window(recording, 0.25, 16000, rng.random()), AudioError)
             assert wave is None or len(wave) == 4000
-    tally.check(0.01)
+    tally.check(0.03)
 
 
 # ---- checkpoints -------------------------------------------------------------------------------
