@@ -1,5 +1,4 @@
 """The BERT encoder (Devlin et al. 2018), without its pooler: MuLan projects [CLS] itself (paper)."""
-import torch
 from torch import Tensor, nn
 
 from mulan_min.config import UserError

@@ -10,8 +10,7 @@ from scipy import signal
 from torch import nn
 
 from mulan_min.config import UserError
-from mulan_min.extractors import (EXTRACTORS, Block, HarmonicCNN, SampleCNN, SincNet, correlate_by_three, last_three,
-                                  make_extractor)
+from mulan_min.extractors import EXTRACTORS, Block, HarmonicCNN, SincNet, correlate_by_three, last_three, make_extractor
 
 RATE = 16000
 C1 = 440 * 2 ** ((24 - 69) / 12)      # MIDI note 24
