@@ -13,7 +13,8 @@ import time
 from pathlib import Path
 
 from mulan_min import checkpoint, tasks
-from mulan_min.config import UserError, run_script
+from mulan_min.command_line import run_script
+from mulan_min.config import UserError
 from mulan_min.joint_tagger import JointTagger, autotag, load_run
 from mulan_min.report import results_table
 from mulan_min.weights import TextEncoder

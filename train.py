@@ -29,12 +29,13 @@ from tqdm import tqdm
 
 from mulan_min import checkpoint, distributed, metrics
 from mulan_min.audio import AudioError
-from mulan_min.config import UserError, config_from_dict, parse_ratio, parser, resolve, run_script, to_json
-from mulan_min.data import (Batches, check_lost, label_table, labels_of, loader, read_clip_window, read_collection, readers,
-                            shuffle_pairs, with_tags)
+from mulan_min.command_line import parser, run_script
+from mulan_min.config import UserError, config_from_dict, parse_ratio, resolve, to_json
+from mulan_min.data import Batches, label_table, labels_of, read_clip_window, read_collection, shuffle_pairs, with_tags
 from mulan_min.demo_world import make_world
 from mulan_min.gradcache import chunked_backward
 from mulan_min.joint_tagger import JointTagger
+from mulan_min.loader import check_lost, loader, readers
 from mulan_min.loss import chance_loss, clamp_temperature, cmc_loss
 from mulan_min.mulan import AudioTower, MuLan
 from mulan_min.shard_reader import find_shards, first_recordings
@@ -42,7 +43,7 @@ from mulan_min.shards import ShardStream
 from mulan_min.tasks import read_labels, two_classes
 from mulan_min.text_warmup import warm_up_text
 from mulan_min.weights import init_audio, init_text, size_text_tower
-from mulan_min.wordpiece import load_wordpiece, save_wordpiece, train_wordpiece
+from mulan_min.wordpiece import load_wordpiece, train_wordpiece
 
 VALID_RECORDINGS = 256                       # at most so many are embedded to validate; our choice
 WORD_RECORDINGS = 10_000                     # of shards, so many teach the vocabulary and the text warm-up; our choice
@@ -132,9 +133,9 @@ def main(argv=None):
     elif not rank:
         clear(run)
     if not rank:
-        checkpoint.write_atomically(run / "config.json", lambda path: path.write_text(to_json(config)))
+        save_json(run / "config.json", to_json(config))
         if model.tokenizer:
-            checkpoint.write_atomically(run / "tokenizer.json", lambda path: save_wordpiece(model.tokenizer, path))
+            save_json(run / "tokenizer.json", model.tokenizer.to_str(pretty=True))
     journal = open(os.devnull, "w") if rank else reopen_metrics(run / "metrics.jsonl", step)
 
     def save(name):
@@ -467,6 +468,10 @@ def label_auc(logits, truth):
     return float(metrics.roc_auc(logits[:, kept].numpy(), truth[:, kept].numpy()).mean())
 
 
+def save_json(path, text):
+    checkpoint.write_atomically(path, lambda new: new.write_text(text, encoding="utf-8"))
+
+
 def reopen_metrics(path, step):
     """metrics.jsonl, cut back to what had happened by `step`."""
     kept = []
@@ -477,7 +482,7 @@ def reopen_metrics(path, step):
         except ValueError:      # a power cut may leave half a line
             break
         kept.append(line + "\n")
-    checkpoint.write_atomically(path, lambda new: new.write_text("".join(kept)))
+    save_json(path, "".join(kept))
     return open(path, "a")
 
 

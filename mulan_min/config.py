@@ -4,10 +4,8 @@
 audio spectrogram transformer paper does, and `our choice` where the sources are silent. A dictionary holds one value
 per audio tower. The command line is generated from these fields: `n_mels` becomes `--n-mels`.
 """
-import argparse
 import dataclasses
 import json
-import sys
 from dataclasses import dataclass, field, fields
 
 PRESETS = ("paper", "laptop", "smoke")
@@ -210,24 +208,6 @@ def config_from_dict(saved, source):
     return config
 
 
-def parser(description):
-    """An argparse parser with one flag per field; defaults are left out so that only what the user typed is returned."""
-    p = argparse.ArgumentParser(description=description, argument_default=argparse.SUPPRESS, allow_abbrev=False)
-    p.add_argument("--preset", choices=PRESETS, help="default: laptop")
-    for _, cls in sections():
-        group = p.add_argument_group(cls.__name__)
-        for f in fields(cls):
-            flag, value = "--" + f.name.replace("_", "-"), f.metadata["laptop"]
-            if f.type is bool:
-                how = {"action": argparse.BooleanOptionalAction}
-            elif f.type is list:
-                how = {"action": "append", "metavar": "DIR"}
-            else:
-                how = {"type": f.type, "choices": TOWERS + EXTRACTORS if f.name == "audio" else None}
-            group.add_argument(flag, help=f"{f.metadata['help']} [{value}]", **how)
-    return p
-
-
 def resolve(typed):
     """{flag: value} as typed -> Config: the preset's values, then the user's. Raises UserError on values that cannot be."""
     config = preset(typed.get("preset", "laptop"), typed.get("audio", "ast"))
@@ -285,23 +265,6 @@ def parse_ratio(text):
     if not ratio or min(ratio.values()) < 0 or not sum(ratio.values()):
         raise UserError(f"--ratio '{text}' is not like sf=2,lf=2,pl=1,aset=1 (whole numbers, not all zero)")
     return {name: share for name, share in ratio.items() if share}
-
-
-def run_script(main):
-    """Runs main(argv); a UserError becomes one line on stderr and exit code 2."""
-    try:
-        main(sys.argv[1:])
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except BrokenPipeError:          # `python eval.py | head`
-        sys.exit(0)
-    except OSError as error:         # names the file: no permission, a name too long, a full disk
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:        # outside of the training loop, which saves
-        print("stopped", file=sys.stderr)
-        sys.exit(130)
 
 
 def to_json(config):

@@ -23,7 +23,8 @@ from torch.utils.data import IterableDataset, get_worker_info
 from tqdm import tqdm
 
 from mulan_min.audio import AudioError
-from mulan_min.config import UserError, parse_ratio, run_script
+from mulan_min.command_line import run_script
+from mulan_min.config import UserError, parse_ratio
 from mulan_min.data import COMPANIONS, SPLITS, read_clip_window, read_manifest
 from mulan_min.sampler import Sampler
 from mulan_min.shard_reader import AUDIO, SAMPLE_LIMIT, count_samples, find_shards, read_samples

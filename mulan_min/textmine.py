@@ -25,7 +25,8 @@ from tqdm import tqdm
 
 from mulan_min import metrics
 from mulan_min.bert import Bert
-from mulan_min.config import UserError, run_script
+from mulan_min.command_line import run_script
+from mulan_min.config import UserError
 from mulan_min.data import COMPANIONS, read_manifest
 from mulan_min.mulan import default_device
 from mulan_min.report import format_table

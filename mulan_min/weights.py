@@ -14,7 +14,8 @@ import torch.nn.functional as F
 
 from mulan_min import checkpoint
 from mulan_min.bert import Bert
-from mulan_min.config import UserError, config_from_dict, run_script
+from mulan_min.command_line import run_script
+from mulan_min.config import UserError, config_from_dict
 from mulan_min.mulan import AudioTower, MuLan, default_device, listed
 from mulan_min.weight_names import audio_layout, published_bert_names, translate
 from mulan_min.wordpiece import encode, load_wordpiece

@@ -1,6 +1,5 @@
 """BERT's tokenizer through the `tokenizers` package: train a small vocabulary, or load a published one."""
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -76,14 +75,6 @@ def _stated(path: Path) -> dict:
     if not all(isinstance(value, bool) for value in found.values()):
         raise UserError(f"{path}: {', '.join(names)} must be true or false")
     return found
-
-
-def save_wordpiece(tokenizer: Tokenizer, path: str | Path) -> None:
-    """Write one tokenizer.json, atomically."""
-    path = Path(path)
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def encode(tokenizer: Tokenizer, texts: list[str], max_tokens: int) -> tuple[Tensor, Tensor]:

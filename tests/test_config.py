@@ -4,8 +4,8 @@ from dataclasses import fields
 
 import pytest
 
-from mulan_min.config import (PRESETS, TOWERS, UserError, config_from_dict, parse_ratio, parser, preset, resolve, run_script,
-                              sections)
+from mulan_min.command_line import parser, run_script
+from mulan_min.config import PRESETS, TOWERS, UserError, config_from_dict, parse_ratio, preset, resolve, sections
 
 
 def test_paper_preset_has_the_papers_numbers():

@@ -14,7 +14,8 @@ import soundfile
 import torch
 
 from mulan_min import checkpoint, tasks
-from mulan_min.config import UserError, preset, run_script
+from mulan_min.command_line import run_script
+from mulan_min.config import UserError, preset
 from mulan_min.data import read_manifest
 from mulan_min.metrics import roc_auc
 from mulan_min.mulan import MuLan

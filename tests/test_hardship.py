@@ -21,9 +21,10 @@ import pytest
 import torch
 
 import train
-from mulan_min import audio, checkpoint, data, distributed
+from mulan_min import audio, checkpoint, data, distributed, loader
 from mulan_min.audio import AudioError
-from mulan_min.config import UserError, resolve, run_script
+from mulan_min.command_line import run_script
+from mulan_min.config import UserError, resolve
 from mulan_min.data import ManifestError
 from mulan_min.wordpiece import train_wordpiece
 
@@ -261,13 +262,13 @@ def test_a_reader_that_crashes_is_one_line(small_world, monkeypatch):
     batches = small_batches(small_world)
     monkeypatch.setattr(data.Batches, "batch", lambda self, step: os._exit(3))
     with pytest.raises(UserError, match="^a process that reads audio has died .*; the last checkpoint is kept, go on with --resume$"):
-        next(data.loader(batches, 0, 2))
-    with pytest.raises(RuntimeError, match="of another kind"), data.readers():
+        next(loader.loader(batches, 0, 2))
+    with pytest.raises(RuntimeError, match="of another kind"), loader.readers():
         raise RuntimeError("of another kind")
 
 
 def hang_in_a_read():
-    batch, data.PATIENCE = data.Batches.batch, 1
+    batch, loader.PATIENCE = data.Batches.batch, 1
     data.Batches.batch = lambda self, step: time.sleep(1000) if step == 8 else batch(self, step)
 
 

@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from docs import ROOT
-from mulan_min import data, distributed, shards
+from mulan_min import distributed, loader, shards
 from mulan_min.bert import Bert
 from mulan_min.config import UserError, parse_ratio, preset
 from mulan_min.loss import cmc_loss
@@ -109,7 +109,7 @@ def test_parameters_and_settings_are_those_of_the_preset():
     with torch.device("meta"):
         text = TextTower(config, config.text.vocab_size)
     assert scale.PARAMETERS["text"] == sum(p.numel() for p in text.parameters())
-    assert f"prefetch_factor={scale.AHEAD} " in inspect.getsource(data.loader)
+    assert f"prefetch_factor={scale.AHEAD} " in inspect.getsource(loader.loader)
     assert (shards.BUFFER, shards.BUFFER_BYTES) == (512, 2**30)
     # mel.py: waveform; windows, spectra, powers and 128 bands of 1000 frames, each written once and read once but the first
     assert scale.SPECTROGRAM == pytest.approx(4 * (160_000 + 1000 * (2 * 400 + 2 * 514 + 3 * 257 + 3 * 128)), rel=0.01)

@@ -20,9 +20,11 @@ from torch.utils.data import DataLoader
 
 from mulan_min import data, shard_reader, shards
 from mulan_min.audio import AudioError, SoundBytes
-from mulan_min.config import UserError, resolve, run_script
-from mulan_min.data import Batches, quiet_worker, read_manifest
-from mulan_min.shard_reader import count_samples, find_shards, first_recordings, read_samples, read_shard
+from mulan_min.command_line import run_script
+from mulan_min.config import UserError, resolve
+from mulan_min.data import Batches, read_manifest
+from mulan_min.loader import quiet_worker
+from mulan_min.shard_reader import count_samples, find_shards, read_samples, read_shard
 from mulan_min.shards import ShardStream, pack, parse_size
 from mulan_min.wordpiece import train_wordpiece
 

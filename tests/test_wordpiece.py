@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mulan_min.config import UserError
-from mulan_min.wordpiece import encode, load_wordpiece, save_wordpiece, train_wordpiece
+from mulan_min.wordpiece import encode, load_wordpiece, train_wordpiece
 
 TEXTS = ["a slow sad piano waltz", "fast techno for the gym", "Sad songs, slow dances",
          "café music for late nights", "banjo & fiddle: folk dances", "drum and bass 174 bpm",
@@ -92,8 +92,7 @@ def test_training_is_the_same_in_every_process():
 def test_saved_and_loaded_is_the_same(tmp_path):
     tokenizer = train_wordpiece(TEXTS, 100)
     before = encode(tokenizer, ODD, 9)
-    save_wordpiece(tokenizer, tmp_path / "tokenizer.json")
-    assert os.listdir(tmp_path) == ["tokenizer.json"]
+    (tmp_path / "tokenizer.json").write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
     after = encode(load_wordpiece(tmp_path / "tokenizer.json"), ODD, 9)
     assert torch.equal(before[0], after[0]) and torch.equal(before[1], after[1])
 

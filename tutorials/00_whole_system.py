@@ -24,7 +24,8 @@ import numpy as np
 import torch
 
 from mulan_min.config import resolve
-from mulan_min.data import Batches, loader, read_clip_window, read_collection, shuffle_pairs
+from mulan_min.data import Batches, read_clip_window, read_collection, shuffle_pairs
+from mulan_min.loader import loader
 from mulan_min.demo_world import make_world
 from mulan_min.loss import chance_loss, clamp_temperature, cmc_loss
 from mulan_min.metrics import roc_auc

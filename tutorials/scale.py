@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from mulan_min.config import UserError, parse_ratio, preset, run_script
+from mulan_min.command_line import run_script
+from mulan_min.config import UserError, parse_ratio, preset
 
 INPUTS = {      # flag: (value, what it is, source)
     "clips": (44e6, "recordings, 30 s each", "published: arXiv 2208.12415"),
@@ -36,7 +37,7 @@ FORMATS = {      # of 30 s of music, by one core: stream.py --music, the best of
 PARAMETERS = {"ast": 86_265_728, "resnet50": 23_764_032, "text": 108_990_080}      # tests/test_scale.py, as the next two
 MATRICES, EXCHANGES = 5, 53 * 5      # b x B kept by the loss; in a step of ResNet-50's 53 synced batch norms
 WINDOW, SPECTROGRAM = 640e3, 12.6e6      # bytes of 10 s in float32, and those that mel.py counts for its spectrogram
-CLIP, MACHINE, WORKERS, AHEAD = 30, 8, 8, 3      # s; GPUs; `workers` of the preset; batches that each makes ahead (data.loader)
+CLIP, MACHINE, WORKERS, AHEAD = 30, 8, 8, 3      # s; GPUs; `workers` of the preset; batches that each makes ahead (loader.py)
 GPUS, RATIO = (8, 64, 512), parse_ratio(preset("paper").data.ratio)
 
 
