@@ -14,8 +14,9 @@ from pathlib import Path
 
 from mulan_min import checkpoint, tasks
 from mulan_min.command_line import run_script
-from mulan_min.config import UserError
-from mulan_min.joint_tagger import JointTagger, autotag, load_run
+from mulan_min.companion.joint_tagger import JointTagger, autotag, load_run
+from mulan_min.errors import MissingData, UserError
+from mulan_min.files import write_atomically
 from mulan_min.report import results_table
 from mulan_min.weights import TextEncoder
 
@@ -77,7 +78,7 @@ def main(argv=None):
             started = time.perf_counter()
             try:
                 result = TASKS[name](model, folder, heard, args.seed)
-            except tasks.MissingData as error:
+            except MissingData as error:
                 missing.append(f"{name}: {error}")
                 continue
             seconds = round(time.perf_counter() - started, 2)
@@ -129,7 +130,7 @@ def save(name, run, seed, collections, file=None):
     result = {"task": name, "run": str(run), "seed": seed, "collections": collections}
     folder = (run.parent if run.is_file() else run) / "eval"
     text = json.dumps(result, indent=1, allow_nan=False)
-    checkpoint.write_atomically(folder / f"{file or name}.json", lambda path: path.write_text(text))
+    write_atomically(folder / f"{file or name}.json", lambda path: path.write_text(text))
     return result
 
 

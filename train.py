@@ -30,17 +30,19 @@ from tqdm import tqdm
 from mulan_min import checkpoint, distributed, metrics
 from mulan_min.audio import AudioError
 from mulan_min.command_line import parser, run_script
-from mulan_min.config import UserError, config_from_dict, parse_ratio, resolve, to_json
-from mulan_min.data import Batches, label_table, labels_of, read_clip_window, read_collection, shuffle_pairs, with_tags
-from mulan_min.demo_world import make_world
+from mulan_min.companion.joint_tagger import JointTagger
+from mulan_min.config import config_from_dict, parse_ratio, resolve, to_json
+from mulan_min.data import Batches, read_clip_window, read_collection, shuffle_pairs
+from mulan_min.demo.world import make_world
+from mulan_min.errors import UserError
+from mulan_min.files import write_atomically
 from mulan_min.gradcache import chunked_backward
-from mulan_min.joint_tagger import JointTagger
+from mulan_min.labels import has_both_classes, label_table, labels_of, read_labels, with_tags
 from mulan_min.loader import check_lost, loader, readers
 from mulan_min.loss import chance_loss, clamp_temperature, cmc_loss
 from mulan_min.mulan import AudioTower, MuLan
-from mulan_min.shard_reader import find_shards, first_recordings
-from mulan_min.shards import ShardStream
-from mulan_min.tasks import read_labels, two_classes
+from mulan_min.shards.reader import find_shards, first_recordings
+from mulan_min.shards.stream import ShardStream
 from mulan_min.text_warmup import warm_up_text
 from mulan_min.weights import init_audio, init_text, size_text_tower
 from mulan_min.wordpiece import load_wordpiece, train_wordpiece
@@ -187,7 +189,7 @@ def main(argv=None):
             norm = torch.nn.utils.clip_grad_norm_(model.parameters(), optim.clip_norm)
             optimizer.step()
             if not tagger:
-                clamp_temperature(model.temperature, config.joint.temperature_floor)
+                clamp_temperature(model.temperature, config.space.temperature_floor)
             step += 1
             bar.update()
 
@@ -456,7 +458,7 @@ def validate(model, recordings, sources, first=False):
 
 def two_sided(truth):
     """Which labels some of the recordings have, and some have not: (N, C) -> (C,), all bool. Raises UserError for none."""
-    kept = two_classes(truth)
+    kept = has_both_classes(truth)
     if not kept.any():
         raise UserError("no label is on some but not all recordings of split 'valid'; put more recordings there")
     return kept
@@ -469,7 +471,7 @@ def label_auc(logits, truth):
 
 
 def save_json(path, text):
-    checkpoint.write_atomically(path, lambda new: new.write_text(text, encoding="utf-8"))
+    write_atomically(path, lambda new: new.write_text(text, encoding="utf-8"))
 
 
 def reopen_metrics(path, step):

@@ -11,7 +11,7 @@ import numpy as np
 import soundfile
 from scipy import signal
 
-from mulan_min.config import UserError
+from mulan_min.errors import UserError
 
 SHORTEST = 0.1  # seconds; less than this is not a recording (our choice)
 # Hz; nobody sells music beyond. Of a made-up rate the filter that resamples it, or what it makes of the file, could fill the

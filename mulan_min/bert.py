@@ -1,7 +1,7 @@
 """The BERT encoder (Devlin et al. 2018), without its pooler: MuLan projects [CLS] itself (paper)."""
 from torch import Tensor, nn
 
-from mulan_min.config import UserError
+from mulan_min.errors import UserError
 from mulan_min.transformer import Block, init_weights
 
 

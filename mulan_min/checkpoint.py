@@ -8,32 +8,14 @@ import os
 import pickle
 import re
 import zipfile
-from contextlib import suppress
 from pathlib import Path
 
 import torch
 
-from mulan_min.config import UserError
+from mulan_min.errors import UserError
+from mulan_min.files import write_atomically
 
 FORMAT = 1
-
-
-def write_atomically(path, write):
-    """Calls write(temporary path), then renames: a reader sees the old file or the new one. Raises UserError when the disk
-    refuses, with the old file untouched."""
-    path = Path(path)
-    temporary = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(temporary)
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or error}); what was there before is kept") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()      # there after a failure only
 
 
 def save(path, state):

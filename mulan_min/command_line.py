@@ -3,7 +3,8 @@ import argparse
 import sys
 from dataclasses import fields
 
-from mulan_min.config import EXTRACTORS, PRESETS, TOWERS, UserError, sections
+from mulan_min.config import EXTRACTORS, PRESETS, TOWERS, sections
+from mulan_min.errors import UserError
 
 
 def parser(description):

@@ -8,6 +8,8 @@ import dataclasses
 import json
 from dataclasses import dataclass, field, fields
 
+from mulan_min.errors import UserError
+
 PRESETS = ("paper", "laptop", "smoke")
 TOWERS = ("ast", "resnet50")
 WAVE_EXTRACTORS = ("sample-cnn", "sample-cnn-se", "sample-cnn-res", "sample-cnn-res-se", "sincnet")
@@ -28,16 +30,6 @@ LIMITS |= dict.fromkeys(("resnet_width", "ast_width", "ast_heads", "text_width",
                          "tag_width", "classifier_width", "test_windows"), (1, MOST))
 
 
-class UserError(Exception):
-    """A fault in what the user gave: one line that names the file or field and the remedy; scripts exit with code 2."""
-
-    def __str__(self):
-        """What it quotes may come out of a damaged file: signs that cannot be printed, line ends too, are spelled out, and the middle
-        of what is endless is left out."""
-        text = "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in super().__str__())
-        return text if len(text) < 4000 else f"{text[:3000]} ... {text[-500:]}"
-
-
 def setting(paper, laptop=None, smoke=None, help=""):
     """A field with one value per preset; laptop defaults to the paper's value, smoke to the laptop's."""
     laptop = paper if laptop is None else laptop
@@ -46,7 +38,7 @@ def setting(paper, laptop=None, smoke=None, help=""):
 
 
 @dataclass
-class FrontEnd:
+class FrontEndSettings:
     sample_rate: int = setting(16000, help="Hz; paper")
     seconds: float = setting({"resnet50": 10.0, "harmonic-cnn": 5.0} | dict.fromkeys(WAVE_EXTRACTORS, 3 ** 10 / 16000),
                              help="length of a training window; paper")
@@ -65,7 +57,7 @@ class FrontEnd:
 
 
 @dataclass
-class AudioTower:
+class AudioSettings:
     audio: str = setting("ast", help="ast | resnet50, paper has both; the other extractors need --objective joint-tags")
     resnet_width: int = setting(64, laptop=16, smoke=4, help="channels of the stem; paper 64 (ResNet-50)")
     ast_width: int = setting(768, laptop=192, smoke=32, help="paper 768; smaller ones our choice")
@@ -81,7 +73,7 @@ class AudioTower:
 
 
 @dataclass
-class TextTower:
+class TextSettings:
     text_width: int = setting(768, laptop=128, smoke=32, help="paper 768 (BERT base); smaller ones our choice")
     text_depth: int = setting(12, laptop=3, smoke=1, help="blocks; paper")
     text_heads: int = setting(12, laptop=2, smoke=2, help="paper 12; fewer our choice")
@@ -97,19 +89,19 @@ class TextTower:
 
 
 @dataclass
-class Joint:
+class SpaceSettings:
     dim: int = setting(128, help="size of the shared space; paper")
     temperature: float = setting(0.1, laptop=0.12, help="start of tau; our choice")
     temperature_floor: float = setting(0.02, laptop=0.07, help="tau stays in [floor, 1]; paper (0, 1], the floor is ours")
 
 
 @dataclass
-class Tagger:
+class TaggerSettings:
     """--objective joint-tags; `companion` is the paper on auto-tagging with joint embeddings, or its code."""
     joint: bool = setting(True, help="--no-joint: extractor and classifier alone; companion has both")
     joint_share: float = setting(1 / 3, help="of the steps are stage 1; companion: 100 of 300 epochs")
-    hold_tags: bool = setting(False, help="the pair loss moves the sound alone, the tags' places only L_AE; companion: both move")
-    tune: bool = setting(False, help="stage 2 trains the extractor too; companion: the classifier alone")
+    detach_tags: bool = setting(False, help="the pair loss trains the audio side alone, L_AE alone trains the tag embeddings; companion: both sides")
+    finetune_extractor: bool = setting(False, help="stage 2 trains the extractor too; companion: the classifier alone")
     extractor_width: int = setting(128, laptop=16, smoke=4, help="channels of the first blocks; companion 128")
     sinc_filters: int = setting(256, laptop=32, smoke=8, help="companion 256")
     sinc_length: int = setting(2501, laptop=251, smoke=51, help="samples; companion 2501")
@@ -121,9 +113,9 @@ class Tagger:
 
 
 @dataclass
-class Data:
+class DataSettings:
     data: list = setting([], help="manifest folder, may be repeated; default: the demo world, made in data/; our choice")
-    shards: list = setting([], help="folder that mulan_min.shards pack wrote, read as a stream instead of --data; our choice")
+    shards: list = setting([], help="folder that mulan_min.shards.stream pack wrote, read as a stream instead of --data; our choice")
     ratio: str = setting("sf=2,lf=2,pl=1,aset=1", help="share of each text source in every batch; paper. "
                         "Of --objective tags the labels, default tags=1, the ground truth; e.g. aset=1")
     demo_recordings: int = setting(4400, smoke=72, help="size of the demo world; our choice")
@@ -134,7 +126,7 @@ class Data:
 
 
 @dataclass
-class Optimisation:
+class OptimSettings:
     objective: str = setting("contrastive", help="contrastive | tags (a binary cross entropy for each label), paper; joint-tags")
     batch_size: int = setting({"ast": 5120, "resnet50": 6144} | dict.fromkeys(EXTRACTORS, 16),
                               laptop={"resnet50": 96} | dict.fromkeys(EXTRACTORS, 32), smoke=12, help="clips a step; paper")
@@ -159,13 +151,13 @@ class Optimisation:
 
 @dataclass
 class Config:
-    front: FrontEnd = field(default_factory=FrontEnd)
-    tower: AudioTower = field(default_factory=AudioTower)
-    text: TextTower = field(default_factory=TextTower)
-    joint: Joint = field(default_factory=Joint)
-    tagger: Tagger = field(default_factory=Tagger)
-    data: Data = field(default_factory=Data)
-    optim: Optimisation = field(default_factory=Optimisation)
+    front: FrontEndSettings = field(default_factory=FrontEndSettings)
+    tower: AudioSettings = field(default_factory=AudioSettings)
+    text: TextSettings = field(default_factory=TextSettings)
+    space: SpaceSettings = field(default_factory=SpaceSettings)
+    tagger: TaggerSettings = field(default_factory=TaggerSettings)
+    data: DataSettings = field(default_factory=DataSettings)
+    optim: OptimSettings = field(default_factory=OptimSettings)
 
     def to_dict(self):
         return dataclasses.asdict(self)
@@ -230,7 +222,7 @@ def check(config, source=""):
             if f.type in (int, float) and not low <= value <= high:
                 raise UserError(f"{source}--{f.name.replace('_', '-')} {value:g} must be {low:g} or more"
                                 + (f" and {high:g} or less" if high < MOST else ""))
-    front, optim, joint = config.front, config.optim, config.joint
+    front, optim, space = config.front, config.optim, config.space
     if not 0 < front.hop <= front.window:
         raise UserError(f"{source}--hop {front.hop:g} must be above 0 and at most --window {front.window:g}, or sound is skipped")
     samples = front.window * front.sample_rate
@@ -251,7 +243,7 @@ def check(config, source=""):
         raise UserError(f"{source}--sinc-length {tagger.sinc_length} is even: give an odd number of samples, which has a middle")
     if data.shards and (data.data or data.shuffle_pairs or optim.objective != "contrastive"):
         raise UserError(f"{source}--shards goes without --data, --shuffle-pairs and --objective: leave one of them out")
-    if not 0 < joint.temperature_floor <= joint.temperature <= 1:
+    if not 0 < space.temperature_floor <= space.temperature <= 1:
         raise UserError(f"{source}--temperature and --temperature-floor must satisfy 0 < floor <= temperature <= 1")
     parse_ratio(config.data.ratio)
 

@@ -19,7 +19,9 @@ import torch
 from torch.utils.data import Dataset
 
 from mulan_min import audio
-from mulan_min.config import UserError, parse_ratio
+from mulan_min.config import parse_ratio
+from mulan_min.errors import UserError
+from mulan_min.labels import label_table
 from mulan_min.sampler import Sampler
 from mulan_min.wordpiece import encode
 
@@ -113,25 +115,6 @@ def shuffle_pairs(recordings, seed):
     """The control: every recording gets the text of another one, for good. What is learned then is not about the pairs."""
     order = np.random.default_rng((seed, 1)).permutation(len(recordings))
     return [replace(r, text=recordings[j].text) for r, j in zip(recordings, order)]
-
-
-def with_tags(recordings):
-    """The recordings with their tags as one more text source, `tags`: only for training on labels."""
-    return [replace(r, text={**r.text, **({"tags": r.tags} if r.tags else {})}) for r in recordings]
-
-
-def labels_of(recording, sources):
-    """The set of its labels in some sources: its tags as they are, other texts split at commas, for they may list several."""
-    return {label for source in sources for text in recording.text.get(source, [])
-            for label in ([text] if text in recording.tags else map(str.strip, text.split(",")))} - {""}
-
-
-def label_table(recordings, labels, sources):
-    """Which recording has which label: (N, C) float32 of 0 and 1."""
-    place, table = {label: c for c, label in enumerate(labels)}, torch.zeros(len(recordings), len(labels))
-    for row, recording in zip(table, recordings):
-        row[[place[label] for label in labels_of(recording, sources) if label in place]] = 1
-    return table
 
 
 @lru_cache(maxsize=200_000)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mulan_min.config import UserError
+from mulan_min.errors import UserError
 from mulan_min.mulan import default_device
 
 # The first process may render the demo world or validate meanwhile; who is gone, not slow, is noticed at once. Our choice.

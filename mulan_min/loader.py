@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from mulan_min.config import UserError
+from mulan_min.errors import UserError
 
 LOST_SHARE = 0.01      # of the recordings may be unreadable before training stops; our choice
 PATIENCE = 600         # s without a batch before training stops; our choice

@@ -4,7 +4,6 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import expit
 
-
 RIDGE = 0.003  # of the mean variance, added in every direction before whitening; our choice
 
 

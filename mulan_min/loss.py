@@ -10,7 +10,7 @@ import math
 
 import torch
 
-from mulan_min.config import UserError
+from mulan_min.errors import UserError
 
 
 def cmc_loss(audio, text, temperature, everyone=None):

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mulan_min.config import UserError
+from mulan_min.errors import UserError
 
 AST_MEAN, AST_STD = -4.2677393, 4.5689974  # AudioSet statistics of the "ast" dialect (AST)
 

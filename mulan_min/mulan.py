@@ -15,12 +15,13 @@ from torch import nn
 from mulan_min import checkpoint
 from mulan_min.audio import cut_windows, read_window
 from mulan_min.bert import Bert
-from mulan_min.config import UserError, config_from_dict
+from mulan_min.config import config_from_dict
+from mulan_min.errors import UserError
 from mulan_min.mel import LogMel
 from mulan_min.resnet import ResNet50
 from mulan_min.specaugment import spec_augment
 from mulan_min.spectrogram_transformer import SpectrogramTransformer
-from mulan_min.wordpiece import finish, encode
+from mulan_min.wordpiece import encode, finish
 
 PARTS = 4     # length-sorted parts of a batch of texts; our choice
 
@@ -50,7 +51,7 @@ class AudioTower(nn.Module):
                 front.n_mels, frames, (tower.patch_mels, tower.patch_frames), (tower.stride_mels, tower.stride_frames),
                 tower.ast_width, tower.ast_depth, tower.ast_heads, tower.audio_dropout, tower.ast_distilled)
             width = tower.ast_width
-        self.project = nn.Linear(width, config.joint.dim)
+        self.project = nn.Linear(width, config.space.dim)
 
     def spectrogram(self, waves):
         """(B, samples) -> (B, mels, frames): log-mel, mean 0 and sd 0.5 as in AST."""
@@ -75,7 +76,7 @@ class TextTower(nn.Module):
         text = config.text
         self.net = Bert(vocab_size, text.text_width, text.text_depth, text.text_heads, text.text_mlp or 4 * text.text_width,
                         text.max_tokens, text.text_dropout, text.text_eps)
-        self.project = nn.Linear(text.text_width, config.joint.dim)
+        self.project = nn.Linear(text.text_width, config.space.dim)
 
     def forward(self, tokens, mask):
         # Texts of like length go together, so that little is spent on padding; the embeddings are the same.
@@ -115,8 +116,8 @@ class MuLan(nn.Module):
         super().__init__()
         self.config, self.tokenizer, self.labels = config, tokenizer, list(labels)
         self.audio = AudioTower(config)
-        self.text = LabelTower(labels, config.joint.dim) if labels else TextTower(config, tokenizer.get_vocab_size())
-        self.temperature = nn.Parameter(torch.tensor(config.joint.temperature))
+        self.text = LabelTower(labels, config.space.dim) if labels else TextTower(config, tokenizer.get_vocab_size())
+        self.temperature = nn.Parameter(torch.tensor(config.space.temperature))
 
     def forward(self, sound, tokens=None, mask=None):
         """One batch of pairs -> (audio (B, d), text (B, d)), unit rows; `sound` as the audio tower takes it. Of a classifier the
@@ -164,7 +165,7 @@ class MuLan(nn.Module):
         Runs in float32 and eval mode: an item's embedding does not depend on the others. Raises UserError.
         """
         items = [items] if isinstance(items, (str, os.PathLike)) else items
-        totals = torch.zeros(len(items), self.config.joint.dim)
+        totals = torch.zeros(len(items), self.config.space.dim)
         owners, windows = [], []
 
         def flush():
@@ -204,7 +205,7 @@ class MuLan(nn.Module):
             if odd := [text for text in texts if text not in self.text.place]:
                 raise UnknownLabel(f"'{odd[0]}' is no label of this model: trained with --objective tags, it reads no text")
             return F.normalize(self.text.vectors[[self.text.place[text] for text in texts]], dim=-1).cpu()
-        rows, device = [torch.zeros(0, self.config.joint.dim)], self.temperature.device
+        rows, device = [torch.zeros(0, self.config.space.dim)], self.temperature.device
         with evaluating(self):
             for i in range(0, len(texts), batch_size):
                 tokens, mask = encode(self.tokenizer, texts[i:i + batch_size], self.config.text.max_tokens)

@@ -10,7 +10,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from mulan_min.config import UserError
+from mulan_min.errors import UserError
 
 GROUP = 8      # batches planned together, so that a recording drawn twice in one can trade places; our choice
 

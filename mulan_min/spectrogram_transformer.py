@@ -2,7 +2,7 @@
 import torch
 from torch import Tensor, nn
 
-from mulan_min.config import UserError
+from mulan_min.errors import UserError
 from mulan_min.transformer import Block, init_weights
 
 

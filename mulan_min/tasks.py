@@ -20,17 +20,14 @@ from tqdm import tqdm
 
 from mulan_min import metrics
 from mulan_min.audio import read_window
-from mulan_min.config import UserError
-from mulan_min.data import clip_seconds, label_table, read_manifest, with_tags
+from mulan_min.data import clip_seconds, read_manifest
+from mulan_min.errors import MissingData, UserError
+from mulan_min.labels import has_both_classes, read_labels, truth_table, unique_labels
 from mulan_min.logistic import fit_logistic, predict_logistic, whitening
 from mulan_min.mulan import UnknownLabel
 
 ROLES = ("anchor", "positive", "negative")
 PROBE_C = (0.0001, 0.001, 0.01, 0.1, 1.0, 10.0)  # inverse strengths of regularisation that are tried; our choice
-
-
-class MissingData(UserError):
-    """The collection has not what this task needs; other tasks may still work."""
 
 
 def listener(model, folder):
@@ -92,7 +89,7 @@ def tagging(model, folder, heard, seed=0):
 
 def score_labels(folder, labels, names, truth, scores, seed):
     """Figures per label set: truth (N, C); `scores` has an (N, C) table per prefix of the metrics' names."""
-    positives, items, usable = truth.sum(0), len(truth), two_classes(truth)
+    positives, items, usable = truth.sum(0), len(truth), has_both_classes(truth)
     notes, sets = [], {}
     for kind, odd in (("positives", positives == 0), ("negatives", positives == items)):
         if odd.any():
@@ -134,14 +131,14 @@ def probe(model, folder, heard, seed=0):
     truth = {split: truth_table(heard(split)[0], names) for split in splits}  # (N, C) each
     mean, W = whitening(heard("train")[1])
     train, valid, test = ((heard(split)[1] - mean) @ W for split in splits)  # (N, d) each
-    learnable = two_classes(truth["train"])
+    learnable = has_both_classes(truth["train"])
     if not learnable.all():
         odd = [names[c] for c in np.flatnonzero(~learnable)]
         notes = [f"{folder}: labels on none or all of the train split are left out: {', '.join(odd)}"]
         names = [label for label in names if label not in odd]
         labels = {name: [label for label in members if label in names] for name, members in labels.items()}
         truth = {split: table[:, learnable] for split, table in truth.items()}
-    judged = two_classes(truth["valid"])
+    judged = has_both_classes(truth["valid"])
     if not judged.any():
         raise MissingData(f"{folder}: the probe needs labels on some but not all train and valid recordings")
 
@@ -294,41 +291,6 @@ def ontology_triplets(path, above="Music"):
 
 
 # ---- what they share -------------------------------------------------------------------
-
-
-def read_labels(folder):
-    """labels.json -> {set: [label, ...]}. Raises MissingData if there is none, UserError on a fault."""
-    path, form = Path(folder) / "labels.json", '{"set name": ["label", ...]}'
-    if not path.is_file():
-        raise MissingData(f"{path}: no such file; it should hold {form}")
-    try:
-        labels = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error})") from None
-    if not isinstance(labels, dict) or not labels or not all(isinstance(x, list) for x in labels.values()):
-        raise UserError(f"{path}: must hold {form}")
-    for name, members in labels.items():
-        for label in members:
-            if not isinstance(label, str) or not label.strip():
-                raise UserError(f"{path}: set '{name}' has an empty label; give it a name or delete it")
-            if members.count(label) > 1:
-                raise UserError(f"{path}: set '{name}' lists '{label}' twice")
-    return labels
-
-
-def unique_labels(labels):
-    """Every label of every set once, in the order of appearance."""
-    return list(dict.fromkeys(label for members in labels.values() for label in members))
-
-
-def truth_table(recordings, names):
-    """Which label is a tag of which recording: (N, C) bool."""
-    return label_table(with_tags(recordings), names, ["tags"]).bool().numpy()
-
-
-def two_classes(truth):
-    """Which columns have both positives and negatives: (N, C) bool -> (C,) bool."""
-    return truth.any(0) & ~truth.all(0)
 
 
 def embed_texts(model, texts):

@@ -33,7 +33,7 @@ def warm_up_text(model, groups, config, device, say=print):
     steps, optim = config.text.text_warmup, config.optim
     shares = torch.stack([word_shares(model.tokenizer, texts) for texts in groups])         # (recordings, V)
     usual = shares.mean(0)
-    decoder = nn.Linear(config.joint.dim, len(usual)).to(device)
+    decoder = nn.Linear(config.space.dim, len(usual)).to(device)
     with torch.no_grad():       # so the layer starts where the text makes no difference yet
         decoder.bias.copy_(usual.clamp_min(1e-6).log())
     parameters = [*model.text.parameters(), *decoder.parameters()]

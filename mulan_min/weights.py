@@ -15,7 +15,9 @@ import torch.nn.functional as F
 from mulan_min import checkpoint
 from mulan_min.bert import Bert
 from mulan_min.command_line import run_script
-from mulan_min.config import UserError, config_from_dict
+from mulan_min.config import config_from_dict
+from mulan_min.errors import UserError
+from mulan_min.files import write_atomically
 from mulan_min.mulan import AudioTower, MuLan, default_device, listed
 from mulan_min.weight_names import audio_layout, published_bert_names, translate
 from mulan_min.wordpiece import encode, load_wordpiece
@@ -386,7 +388,7 @@ def save_text(model, folder):
                 "vocab.txt": "".join(piece + "\n" for piece in sorted(vocab, key=vocab.get)),
                 "tokenizer_config.json": json.dumps(tokenizer_config, indent=1), "config.json": json.dumps(config, indent=1)}
     for name, content in contents.items():
-        checkpoint.write_atomically(folder / name, lambda path, content=content: path.write_text(content, encoding="utf-8"))
+        write_atomically(folder / name, lambda path, content=content: path.write_text(content, encoding="utf-8"))
 
 
 def main(argv=None):

@@ -1,6 +1,6 @@
 import pytest
 
-from mulan_min.demo_world import make_world
+from mulan_min.demo.world import make_world
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,6 @@ import subprocess
 import sys
 
 import pytest
-
 from docs import ROOT, reading_order, tracked_files
 
 PACKAGES = {"torch", "numpy", "scipy", "soundfile", "tokenizers", "tqdm"}

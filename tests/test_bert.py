@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from mulan_min.bert import Bert
-from mulan_min.config import UserError
+from mulan_min.errors import UserError
 
 NAMES = {"embeddings.word_embeddings": "words", "embeddings.position_embeddings": "positions",
          "embeddings.token_type_embeddings": "token_types", "embeddings.LayerNorm": "norm",

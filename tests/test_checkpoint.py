@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mulan_min import checkpoint
-from mulan_min.config import UserError
+from mulan_min.errors import UserError
 
 
 def test_round_trip_to_the_bit(tmp_path):

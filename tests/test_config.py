@@ -5,7 +5,8 @@ from dataclasses import fields
 import pytest
 
 from mulan_min.command_line import parser, run_script
-from mulan_min.config import PRESETS, TOWERS, UserError, config_from_dict, parse_ratio, preset, resolve, sections
+from mulan_min.config import PRESETS, TOWERS, config_from_dict, parse_ratio, preset, resolve, sections
+from mulan_min.errors import UserError
 
 
 def test_paper_preset_has_the_papers_numbers():
@@ -13,7 +14,7 @@ def test_paper_preset_has_the_papers_numbers():
     for audio, mels, batch in (("ast", 128, 5120), ("resnet50", 64, 6144)):
         c = preset("paper", audio)
         assert (c.front.n_mels, c.optim.batch_size, c.tower.audio) == (mels, batch, audio)
-        assert (c.front.sample_rate, c.front.seconds, c.front.hop, c.joint.dim) == (16000, 10.0, 0.010, 128)
+        assert (c.front.sample_rate, c.front.seconds, c.front.hop, c.space.dim) == (16000, 10.0, 0.010, 128)
         assert (c.tower.ast_width, c.tower.ast_depth, c.tower.ast_heads) == (768, 12, 12)
         assert (c.tower.patch_mels, c.tower.patch_frames, c.tower.resnet_width) == (16, 16, 64)
         assert (c.text.text_width, c.text.text_depth, c.text.text_heads, c.text.max_tokens) == (768, 12, 12, 512)

@@ -9,9 +9,10 @@ import soundfile
 import torch
 
 from mulan_min import data
-from mulan_min.config import TOWERS, UserError, resolve
-from mulan_min.data import (Batches, ManifestError, Recording, clip_seconds, label_table, labels_of, read_clip_window,
-                            read_manifest, with_tags)
+from mulan_min.config import TOWERS, resolve
+from mulan_min.data import Batches, ManifestError, Recording, clip_seconds, read_clip_window, read_manifest
+from mulan_min.errors import UserError
+from mulan_min.labels import label_table, labels_of, with_tags
 from mulan_min.loader import check_lost, loader
 from mulan_min.mulan import MuLan
 from mulan_min.wordpiece import train_wordpiece

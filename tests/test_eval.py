@@ -15,8 +15,9 @@ import torch
 
 from mulan_min import checkpoint, tasks
 from mulan_min.command_line import run_script
-from mulan_min.config import UserError, preset
+from mulan_min.config import preset
 from mulan_min.data import read_manifest
+from mulan_min.errors import UserError
 from mulan_min.metrics import roc_auc
 from mulan_min.mulan import MuLan
 from mulan_min.wordpiece import train_wordpiece

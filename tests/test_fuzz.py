@@ -24,8 +24,9 @@ from tokenizers import Tokenizer
 
 from mulan_min import audio, checkpoint, data
 from mulan_min.audio import AudioError
-from mulan_min.config import UserError, config_from_dict, resolve
+from mulan_min.config import config_from_dict, resolve
 from mulan_min.data import ManifestError
+from mulan_min.errors import UserError
 from mulan_min.mulan import MuLan
 from mulan_min.wordpiece import train_wordpiece
 
@@ -342,7 +343,7 @@ def use(path):
     model = MuLan.from_state(checkpoint.load(path), path).eval()
     sound = model.embed_audio([np.zeros(4800, np.float32)])
     text = model.embed_text(["waltz"])
-    assert sound.shape == (1, model.config.joint.dim) and text.shape == sound.shape
+    assert sound.shape == (1, model.config.space.dim) and text.shape == sound.shape
     return model
 
 

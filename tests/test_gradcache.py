@@ -1,11 +1,11 @@
 """A batch in chunks against the whole of it: the same gradients, in float64, dropout and masks on."""
 import pytest
 import torch
+from test_distributed import BATCH, gradients, make, whole
 
 import train
 from mulan_min.gradcache import chunked_backward
 from mulan_min.loss import cmc_loss
-from test_distributed import BATCH, gradients, make, whole
 
 
 def embed_by(model):

@@ -24,8 +24,9 @@ import train
 from mulan_min import audio, checkpoint, data, distributed, loader
 from mulan_min.audio import AudioError
 from mulan_min.command_line import run_script
-from mulan_min.config import UserError, resolve
+from mulan_min.config import resolve
 from mulan_min.data import ManifestError
+from mulan_min.errors import UserError
 from mulan_min.wordpiece import train_wordpiece
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 
-from mulan_min.config import UserError
+from mulan_min.errors import UserError
 from mulan_min.loss import chance_loss, clamp_temperature, cmc_loss
 
 

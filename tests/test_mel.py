@@ -8,7 +8,8 @@ import torch
 from scipy import signal
 
 from mulan_min.audio import read_window
-from mulan_min.config import UserError, preset
+from mulan_min.config import preset
+from mulan_min.errors import UserError
 from mulan_min.mel import AST_MEAN, AST_STD, LogMel, filterbank, hertz_to_mel, mel_to_hertz
 
 RATE = 16000

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 
 from mulan_min import MuLan, checkpoint
-from mulan_min.config import TOWERS, UserError, preset, resolve
+from mulan_min.config import TOWERS, preset, resolve
+from mulan_min.errors import UserError
 from mulan_min.mulan import TextTower
 from mulan_min.wordpiece import encode, train_wordpiece
 

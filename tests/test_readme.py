@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-
 from docs import ROOT, blocks, links, reading_order, script, tracked_files, tree, tree_faults
 
 README = ROOT / "README.md"
@@ -128,7 +127,7 @@ def tagged_music(folder):
 def fixture_paths(commands):
     """Where the README's commands expect music that is the reader's own."""
     return [shlex.split(line, comments=True)[4] for line in commands.splitlines()
-            if re.search(r"-m mulan_min\.importers folder ", line)]
+            if re.search(r"-m mulan_min\.datasets folder ", line)]
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +156,7 @@ def test_every_block_of_the_readme_runs(fresh):
     """In one checkout and in the order of the page, as a reader would: the shell's first, then Python's in one session."""
     scripts = list(filter(None, (script(block, sys.executable) for block in blocks(readme(), "bash"))))
     everything = "\n".join(scripts)
-    for needed in ("train.py", "--audio ast", "--audio resnet50", "eval.py", "-m mulan_min.importers folder"):
+    for needed in ("train.py", "--audio ast", "--audio resnet50", "eval.py", "-m mulan_min.datasets folder"):
         assert needed in everything, f"README.md no longer shows {needed}"
     for path in fixture_paths(everything):
         tagged_music(fresh / "home" / path[2:] if path.startswith("~/") else fresh / path)

@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from mulan_min.config import UserError
+from mulan_min.errors import UserError
 from mulan_min.sampler import Sampler
 
 PAPER = {"sf": 2, "lf": 2, "pl": 1, "aset": 1}

@@ -14,16 +14,18 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from docs import ROOT
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from docs import ROOT
-from mulan_min import distributed, loader, shards
+from mulan_min import distributed, loader
 from mulan_min.bert import Bert
-from mulan_min.config import UserError, parse_ratio, preset
+from mulan_min.config import parse_ratio, preset
+from mulan_min.errors import UserError
 from mulan_min.loss import cmc_loss
 from mulan_min.mulan import AudioTower, TextTower
 from mulan_min.resnet import ResNet50
+from mulan_min.shards import stream as shards
 from mulan_min.spectrogram_transformer import SpectrogramTransformer
 from mulan_min.wordpiece import train_wordpiece
 

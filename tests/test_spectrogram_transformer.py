@@ -2,7 +2,7 @@
 import pytest
 import torch
 
-from mulan_min.config import UserError
+from mulan_min.errors import UserError
 from mulan_min.spectrogram_transformer import SpectrogramTransformer
 
 NAMES = {"layernorm_before": "norm1", "layernorm_after": "norm2", "o_proj": "out"}

@@ -10,8 +10,8 @@ import soundfile
 import torch
 
 from mulan_min import tasks
-from mulan_min.config import UserError
 from mulan_min.data import Recording
+from mulan_min.errors import MissingData, UserError
 
 
 class StubModel:
@@ -267,7 +267,7 @@ def test_faults_of_the_collection(tmp_path, task, name, content, missing, said):
     with pytest.raises(UserError) as error:
         getattr(tasks, task)(StubModel(TEXTS), tmp_path, given(FOUR, AUDIO))
     assert said in one_line(error) and str(tmp_path) in one_line(error)
-    assert isinstance(error.value, tasks.MissingData) == missing
+    assert isinstance(error.value, MissingData) == missing
 
 
 def test_the_listener_embeds_a_split_once_and_wants_two_recordings(tmp_path):
@@ -281,7 +281,7 @@ def test_the_listener_embeds_a_split_once_and_wants_two_recordings(tmp_path):
     assert not model.heard
     assert [r.id for r in heard("test")[0]] == ["a", "c"] and heard("test")[1].shape == (2, 2)
     assert [path.name for path in model.heard] == ["a.wav", "c.wav"]
-    with pytest.raises(tasks.MissingData, match="'valid' recordings are needed, not 1"):
+    with pytest.raises(MissingData, match="'valid' recordings are needed, not 1"):
         heard("valid")
 
 
@@ -289,5 +289,5 @@ def test_a_probe_without_a_valid_answer(tmp_path):
     recordings, audio, texts = probe_world(tmp_path)
     for r in recordings[60:160]:
         r.tags = []
-    with pytest.raises(tasks.MissingData, match="train and valid"):
+    with pytest.raises(MissingData, match="train and valid"):
         tasks.probe(StubModel(texts), tmp_path, given(recordings, audio))

@@ -19,11 +19,13 @@ from scipy.stats import entropy
 
 import eval as evaluate
 import train
-from mulan_min import checkpoint, weights as weights_out
+from mulan_min import checkpoint
+from mulan_min import weights as weights_out
 from mulan_min.audio import read_window
-from mulan_min.config import TOWERS, UserError, resolve
+from mulan_min.config import TOWERS, resolve
+from mulan_min.errors import UserError
 from mulan_min.mulan import MuLan
-from mulan_min.shards import pack
+from mulan_min.shards.stream import pack
 
 ROOT = Path(__file__).parent.parent
 

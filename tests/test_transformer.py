@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from mulan_min.config import UserError
+from mulan_min.errors import UserError
 from mulan_min.transformer import Block, SelfAttention, attend
 
 WIDTH, HEADS, LENGTH = 24, 3, 11

@@ -10,16 +10,17 @@ import sys
 import numpy as np
 import pytest
 import torch
+from docs import ROOT
 from torch import nn
 
 import eval as evaluate
 import train
-from docs import ROOT
 from mulan_min import checkpoint, tasks, weights
 from mulan_min.bert import Bert
-from mulan_min.config import UserError, config_from_dict, resolve
+from mulan_min.config import config_from_dict, resolve
+from mulan_min.errors import UserError
+from mulan_min.mining.mine import TEST, read_pairs
 from mulan_min.mulan import MuLan
-from mulan_min.textmine import TEST, read_pairs
 from mulan_min.weight_names import BERT, published_bert_names, translate
 from mulan_min.weights import TextEncoder, init_audio, load_bert, read_weights, resize_positions, save_model, save_text
 from mulan_min.wordpiece import encode, load_wordpiece, train_wordpiece

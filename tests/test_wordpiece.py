@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from mulan_min.config import UserError
+from mulan_min.errors import UserError
 from mulan_min.wordpiece import encode, load_wordpiece, train_wordpiece
 
 TEXTS = ["a slow sad piano waltz", "fast techno for the gym", "Sad songs, slow dances",

@@ -25,13 +25,13 @@ import torch
 
 from mulan_min.config import resolve
 from mulan_min.data import Batches, read_clip_window, read_collection, shuffle_pairs
+from mulan_min.demo.pieces import FAMILIES
+from mulan_min.demo.world import make_world
+from mulan_min.labels import truth_table
 from mulan_min.loader import loader
-from mulan_min.demo_world import make_world
 from mulan_min.loss import chance_loss, clamp_temperature, cmc_loss
 from mulan_min.metrics import roc_auc
 from mulan_min.mulan import MuLan
-from mulan_min.synth import FAMILIES
-from mulan_min.tasks import truth_table
 from mulan_min.text_warmup import warm_up_text
 from mulan_min.wordpiece import encode, train_wordpiece
 
@@ -215,7 +215,7 @@ def fit(start, recordings):
         torch.nn.utils.clip_grad_norm_(model.parameters(), optim.clip_norm)
         optimizer.step()
         rate.step()
-        clamp_temperature(model.temperature, config.joint.temperature_floor)
+        clamp_temperature(model.temperature, config.space.temperature_floor)
         losses.append(loss.item())
     return model.eval(), losses
 

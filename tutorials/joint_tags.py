@@ -21,7 +21,7 @@ from scipy.stats import ttest_rel
 sys.path.insert(0, str(ROOT))
 from mulan_min.config import EXTRACTORS  # noqa: E402
 
-ARMS = {"without": ["--no-joint"], "with": [], "with, tags held, all trained": ["--hold-tags", "--tune"]}
+ARMS = {"without": ["--no-joint"], "with": [], "with, tags held, all trained": ["--detach-tags", "--finetune-extractor"]}
 METRICS = ("roc_auc", "average_precision")
 
 
@@ -89,8 +89,9 @@ def picture(tag, audio, path):
     import matplotlib.pyplot as plt
     import torch
 
-    from mulan_min.data import label_table, read_clip_window, read_collection, with_tags
-    from mulan_min.joint_tagger import load_run
+    from mulan_min.companion.joint_tagger import load_run
+    from mulan_min.data import read_clip_window, read_collection
+    from mulan_min.labels import label_table, with_tags
 
     panels = []
     for arm in ("without", "with"):

@@ -7,7 +7,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from mulan_min.command_line import run_script
-from mulan_min.config import UserError, parse_ratio, preset
+from mulan_min.config import parse_ratio, preset
+from mulan_min.errors import UserError
 
 INPUTS = {      # flag: (value, what it is, source)
     "clips": (44e6, "recordings, 30 s each", "published: arXiv 2208.12415"),

@@ -25,8 +25,8 @@ from scipy import signal
 from mulan_min.audio import read_window
 from mulan_min.config import resolve
 from mulan_min.data import read_clip_window
-from mulan_min.shard_reader import find_shards, read_samples
-from mulan_min.shards import Reader, ShardStream, pack
+from mulan_min.shards.reader import find_shards, read_samples
+from mulan_min.shards.stream import Reader, ShardStream, pack
 from mulan_min.wordpiece import train_wordpiece
 
 SOURCES, IN_SHARD, CLIPS, TIMES = ("sf", "lf", "pl", "aset"), 2000, 24, 8

@@ -1,0 +1,65 @@
+"""Files and folders that are complete or not there at all, and the one place where JSON is written."""
+import json
+import os
+import shutil
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from mulan_min.errors import UserError
+
+
+def write_atomically(path, write):
+    """Calls write(temporary path), then renames the result to `path`: a reader sees the old file or the new one.
+
+    Raises UserError when the disk refuses; the old file is then untouched.
+    """
+    path = Path(path)
+    temporary = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(temporary)
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror or error}); what was there before is kept") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()      # it still exists only after a failure
+
+
+def write_text(path, text):
+    """Writes a text file atomically, in UTF-8. A file name that is not UTF-8 holds lone surrogates; Python's escape for
+    them is also JSON's escape. Raises UserError as `write_atomically` does."""
+    write_atomically(path, lambda new: new.write_text(text, encoding="utf-8", errors="backslashreplace"))
+
+
+def write_json(path, value):
+    """Writes one JSON value atomically. Raises UserError as `write_atomically` does."""
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
+
+
+def write_jsonl(path, rows):
+    """Writes one JSON object a line, atomically. Raises UserError as `write_atomically` does."""
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+@contextmanager
+def new_folder(folder):
+    """with new_folder(out) as making: a temporary folder beside `out`, which becomes `out` by one rename at the end.
+
+    An interrupted or failed making leaves nothing behind. `out` may be an empty folder before. Raises UserError when the
+    disk refuses.
+    """
+    folder = Path(folder)
+    making = folder.with_name(f".{folder.name}.making-{os.getpid()}")
+    try:
+        making.mkdir(parents=True)
+        yield making
+        if folder.is_dir():
+            folder.rmdir()      # it was empty; Windows refuses a rename onto an empty folder
+        making.rename(folder)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be made ({error}); nothing is left of it") from error
+    finally:
+        shutil.rmtree(making, ignore_errors=True)

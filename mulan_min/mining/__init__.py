@@ -1,0 +1,1 @@
+"""Text that people write under music, cleaned by rules and by a learned filter."""

@@ -1,0 +1,217 @@
+"""A folder of music becomes a manifest: words from tags and names, splits by album, playlists."""
+import json
+import os
+from collections import defaultdict
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import soundfile
+
+from mulan_min.data import read_manifest
+from mulan_min.datasets.music_folder import clean, clean_comment, clean_folder, clean_name, import_folder, joined_groups, split_groups
+from mulan_min.tasks import read_rows
+
+
+def song(path, seconds=12.0, rate=8000, **tags):
+    """A real, tagged sound file; each one sounds different."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pitch = 100 + sum(str(path).encode()) % 900
+    kind = {"format": "OGG", "subtype": "OPUS"} if path.suffix == ".opus" else {}
+    with soundfile.SoundFile(path, "w", samplerate=rate, channels=1, **kind) as file:
+        for key, value in tags.items():
+            setattr(file, key, value)
+        file.write(0.3 * np.sin(2 * np.pi * pitch * np.arange(round(seconds * rate)) / rate))
+
+
+@pytest.fixture
+def music(tmp_path):
+    """Ten albums or folders; 18 tracks can be used."""
+    root = tmp_path / "Music"
+    club, late = root / "Jazz_Club", {"artist": "Ann Lee", "album": "Late Set"}
+    comment = "Recorded live on a rainy night\nhttp://shop.example/ann\nEncoded with Xiph libVorbis 1.3"
+    song(club / "01 - x.ogg", title="Blue Hour", genre="Jazz; Swing", comment=comment, **late)
+    song(club / "02 - y.flac", seconds=13, title="Red Hour", **late)
+    song(club / "cd2" / "z.mp3", seconds=14, title="Grey", artist="Ann Lee", album="Late Set (CD 2)")
+    song(root / "sounds" / "03-slowMarch2.wav", artist="Unknown Artist", album="???", genre="(12)")
+    song(root / "track07.opus")
+    for folder in "abcde":
+        song(root / f"album {folder}" / "one.ogg", seconds=20 + ord(folder) % 7, album=f"Album {folder}")
+        song(root / f"album {folder}" / "two.ogg", seconds=30 + ord(folder) % 7, album=f"album {folder}")
+    song(root / "loose" / "p.ogg", seconds=15)
+    song(root / "loose" / "q.ogg", seconds=16)
+    song(root / "loose" / "copy" / "p.ogg", seconds=15)  # the same name and length: the same piece
+    song(root / "loose" / "r.ogg", seconds=17)
+    song(root / "jingle.ogg", seconds=2)
+    (root / "broken.mp3").write_bytes(b"no music at all")
+    (root / "._hidden.ogg").write_bytes(b"no music at all")
+    (root / "notes.txt").write_text("not tried")
+    return root
+
+
+def imported(music, out, **settings):
+    report = import_folder(music, out, **settings)
+    rows = {row["id"]: row for row in map(json.loads, (out / "manifest.jsonl").read_text().splitlines())}
+    return rows, report
+
+
+def test_words_come_from_tags_comment_and_folders(music, tmp_path):
+    rows, report = imported(music, tmp_path / "out")
+    assert len(rows) == 18
+    assert rows["Jazz_Club/01 - x.ogg"]["text"] == {
+        "sf": ["Blue Hour", "Ann Lee", "Late Set", "Jazz", "Swing"],
+        "lf": ["Recorded live on a rainy night"],
+        "pl": ["Jazz Club"],
+    }
+    words = {"sf": ["Grey", "Ann Lee", "Late Set (CD 2)"], "pl": ["Jazz Club"]}
+    assert rows["Jazz_Club/cd2/z.mp3"]["text"] == words
+    assert rows["sounds/03-slowMarch2.wav"]["text"] == {"sf": ["slow March 2"]}  # the file's name alone
+    assert rows["track07.opus"]["text"] == {}
+    assert rows["album a/two.ogg"]["text"] == {"sf": ["two", "album a"], "pl": ["a"]}
+    assert rows["Jazz_Club/02 - y.flac"]["duration"] == pytest.approx(13, abs=0.05)
+    assert "unreadable" in report and "broken.mp3" in report and "not audio" in report
+    assert "1 unreadable, 1 too short, 1 twice" in report and "hidden" not in report
+
+
+def test_the_manifest_is_read_by_the_trainer(music, tmp_path):
+    rows, _ = imported(music, tmp_path / "out")
+    recordings = read_manifest(tmp_path / "out")
+    assert [r.id for r in recordings] == list(rows)
+    assert all(os.path.isfile(r.audio) for r in recordings)
+    inside, _ = imported(music, tmp_path)  # the music lies below the manifest: the whole may be moved
+    assert all(row["audio"] == f"Music/{name}" for name, row in inside.items())
+    assert len(read_manifest(tmp_path)) == 18
+
+
+def test_no_album_or_folder_is_on_both_sides(music, tmp_path):
+    rows, _ = imported(music, tmp_path / "out", test_share=0.3)
+    sides = defaultdict(set)
+    for name, row in rows.items():
+        folder = name.split("/")[0]  # in this fixture the first folder names the album
+        sides[folder].add(row["split"])
+    assert all(len(splits) == 1 for splits in sides.values()), sides
+    assert {row["split"] for row in rows.values()} == {"train", "valid", "test"}
+
+
+def test_splits_are_deterministic_and_the_seed_moves_them(music, tmp_path):
+    splits = []
+    for n, seed in enumerate((0, 0, 1, 2, 3)):
+        rows, _ = imported(music, tmp_path / f"out{n}", seed=seed)
+        splits.append([row["split"] for row in rows.values()])
+    assert splits[0] == splits[1]
+    assert any(other != splits[0] for other in splits[2:])
+
+
+def test_untagged_files_stay_with_the_album_in_whose_folder_they_lie():
+    def track(folder, album):
+        return SimpleNamespace(folder="/" + folder, group=album or "/" + folder)
+
+    tracks = [track("a", "one"), track("a", ""), track("b", "one"), track("b", "two"), track("c", "three"), track("c", "four"),
+              track("d", ""), track("a/cd2", "one")]
+    groups = joined_groups(tracks)
+    assert len({groups[0], groups[1], groups[2], groups[7]}) == 1      # one album, with the untagged file beside it
+    assert len(set(groups)) == 5      # one; two; three; four: all of c is tagged; d
+
+
+def test_split_sizes():
+    rng = np.random.default_rng(0)
+    groups = [f"g{g}" for g in range(60) for _ in range(rng.integers(1, 12))]
+    splits = split_groups(groups, 0.2, seed=0)
+    share = {split: splits.count(split) / len(splits) for split in ("train", "valid", "test")}
+    assert share == pytest.approx({"train": 0.7, "valid": 0.1, "test": 0.2}, abs=0.02)
+    assert len(set(zip(groups, splits))) == 60  # one split for each group
+    few = ["a"] * 50 + ["b"] * 5 + ["c"] * 4
+    assert split_groups(few, 0.2, 0) == ["train"] * 50 + ["test"] * 5 + ["valid"] * 4
+    assert set(split_groups(groups, 0.0, 0)) == {"train"}
+
+
+def test_one_album_is_split_by_track_and_the_report_says_so(tmp_path):
+    for n in range(10):
+        song(tmp_path / "m" / f"song {n}.ogg", seconds=10 + n, title=f"Song {chr(65 + n)}", album="Only")
+    rows, report = imported(tmp_path / "m", tmp_path / "out")
+    counts = [row["split"] for row in rows.values()]
+    assert (counts.count("train"), counts.count("valid"), counts.count("test")) == (7, 1, 2)
+    assert "split by track" in report
+
+
+def test_playlists_ask_for_test_tracks_by_title_and_album(music, tmp_path):
+    rows, _ = imported(music, tmp_path / "out", test_share=0.4)
+    test = {name for name, row in rows.items() if row["split"] == "test"}
+    lists = [json.loads(line) for line in (tmp_path / "out" / "playlists.jsonl").read_text().splitlines()]
+    by_title = {row["title"].lower(): row for row in lists if row["set"] == "track"}
+    titles = defaultdict(set)
+    for name in test:
+        titles[rows[name]["text"]["sf"][0].lower()].add(name)
+    assert {title: set(row["tracks"]) for title, row in by_title.items()} == titles  # the "two"s in one
+    albums = [row for row in lists if row["set"] == "album"]
+    assert albums and all(len(row["tracks"]) >= 2 and set(row["tracks"]) < test for row in albums)
+    assert all(set(row) - {"description"} == {"set", "title", "tracks"} for row in lists)
+    assert all(row["description"] for row in lists if "description" in row)      # loose files have nothing to say
+    assert any("description" not in row for row in lists)
+    for row in read_rows(tmp_path / "out" / "playlists.jsonl", texts=("title",), optional=("description", "set")):
+        assert row[1] in lists      # as eval.py reads them
+
+
+def test_two_folders_name_playlists_and_descriptions_hold_artist_and_album(tmp_path):
+    for n in range(6):
+        path = tmp_path / "m" / "Far" / "North" / "Winter" / f"{n}.ogg"
+        song(path, seconds=10 + n, title="Same", artist="Ann Lee", album=f"Hill {n}")
+    rows, _ = imported(tmp_path / "m", tmp_path / "out", test_share=0.5)
+    assert all(row["text"]["pl"] == ["Winter", "North"] for row in rows.values())
+    (row,) = map(json.loads, (tmp_path / "out" / "playlists.jsonl").read_text().splitlines())
+    assert row["title"] == "Same" and len(row["tracks"]) >= 2
+    assert row["description"].startswith("Ann Lee, Hill ")
+
+
+def test_cleaning_by_hand():
+    assert clean("  Dark__Forest \r\n Keep ") == "Dark Forest Keep"
+    assert clean("http://site.example/") == clean("www.site.example") == clean("???") == clean("- 12 -") == ""
+    assert clean("Unknown Artist") == clean("Track 07") == clean("untitled") == clean("Various Artists") == ""
+    assert clean("Unknown Pleasures") == "Unknown Pleasures" and clean("Title Theme") == "Title Theme"
+    assert clean("Ann <ann@site.example>") == "Ann" and clean("Ночь\x00") == "Ночь"
+    assert {clean_name(n) for n in ("03 - Blue Moon", "03. Blue Moon", "03_Blue_Moon")} == {"Blue Moon"}
+    assert clean_name("voc-dark") == "voc dark" and clean_name("theGreatFair") == "the Great Fair"
+    assert clean_name("99 Luftballons") == "Luftballons"  # the price of dropping track numbers
+    assert clean_name("1999") == ""
+    assert clean_name("ambient2") == "ambient 2" and clean_name("v1.2") == "v1.2"
+    assert clean_folder("naev-data") == "naev" and clean_folder("music") == clean_folder("CD1") == ""
+    assert clean_folder("Disc 2") == "" and clean_folder("Jazz Music") == "Jazz"
+    assert clean_comment("CC-BY-SA v3.00") == clean_comment("Ripped by me") == clean_comment("nice one") == ()
+    assert clean_comment("BonkEnc v1.0.14 <http://www.bonkenc.org/>") == ()
+    assert clean_comment("Made for the game\r\nhttp://wl.example.org") == ("Made for the game",)
+    assert clean_comment(" 00000A2B 00000C3D 000061D7 0000") == ()
+    assert clean_comment("Pence, licence and fence") == () != clean_comment("In frequency and essence")
+
+
+def test_check_finds_what_headers_hide(tmp_path):
+    for n in range(3):
+        song(tmp_path / "m" / f"good {n}.flac", seconds=10 + n)
+    song(tmp_path / "m" / "cut.flac", seconds=15)
+    data = (tmp_path / "m" / "cut.flac").read_bytes()
+    (tmp_path / "m" / "cut.flac").write_bytes(data[: len(data) // 2])
+    assert len(imported(tmp_path / "m", tmp_path / "out")[0]) == 4
+    rows, report = imported(tmp_path / "m", tmp_path / "out", check=True)
+    assert len(rows) == 3 and "cut.flac" in report
+
+
+def test_files_are_replaced_whole(music, tmp_path, monkeypatch):
+    imported(music, tmp_path / "out")
+    files = [tmp_path / "out" / "manifest.jsonl", tmp_path / "out" / "playlists.jsonl"]
+    before = [file.read_bytes() for file in files]
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        import_folder(music, tmp_path / "out", min_seconds=18)
+    assert [file.read_bytes() for file in files] == before
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names of bytes exist on POSIX only")
+def test_a_name_that_is_not_utf_8_survives(tmp_path):
+    folder = tmp_path / "m"
+    for n in range(3):
+        song(folder / f"good {n}.ogg", seconds=10 + n)
+    try:
+        os.rename(os.fsencode(folder / "good 0.ogg"), os.fsencode(folder) + b"/caf\xe9 bar.ogg")
+    except OSError:
+        pytest.skip("this file system takes UTF-8 only")
+    import_folder(folder, tmp_path / "out")
+    assert all(os.path.isfile(r.audio) for r in read_manifest(tmp_path / "out"))
