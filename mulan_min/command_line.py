@@ -1,7 +1,13 @@
 """The scripts' command lines: one flag for every setting, and one line for every fault of the user's."""
 import argparse
+import os
+import signal
 import sys
+import threading
+from contextlib import contextmanager
 from dataclasses import fields
+
+from tqdm import tqdm
 
 from mulan_min.config import EXTRACTORS, PRESETS, TOWERS, sections
 from mulan_min.errors import UserError
@@ -40,3 +46,24 @@ def run_script(main):
     except KeyboardInterrupt:        # outside of the training loop, which saves
         print("stopped", file=sys.stderr)
         sys.exit(130)
+
+
+def print0(text, every_rank=False):
+    """Prints above the progress bar, from rank 0 alone unless `every_rank`. A name may hold characters that UTF-8 cannot encode."""
+    if os.environ.get("RANK", "0") == "0" or every_rank:
+        tqdm.write(str(text).encode(errors="backslashreplace").decode(), file=sys.stdout)
+        sys.stdout.flush()
+
+
+@contextmanager
+def stop_requested():
+    """with stop_requested() as stop: Ctrl-C and SIGTERM set the event `stop`, so the training loop can finish its step and save."""
+    stop = threading.Event()
+    before = {}
+    if threading.current_thread() is threading.main_thread():      # Python allows signal handlers only there
+        before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,6 +1,6 @@
 """From a folder with manifest.jsonl to training batches.
 
-One line of the manifest is one recording (audio path relative to the folder):
+One line of the manifest is one recording. Its audio path is relative to the folder:
 
     {"id": "r00042", "audio": "audio/r00042.flac", "split": "train",
      "text": {"sf": [...], "lf": [...], "pl": [...], "aset": [...]}, "tags": ["waltz", "piano"]}
@@ -21,12 +21,11 @@ from torch.utils.data import Dataset
 from mulan_min import audio
 from mulan_min.config import parse_ratio
 from mulan_min.errors import UserError
-from mulan_min.labels import label_table
 from mulan_min.sampler import Sampler
-from mulan_min.wordpiece import encode
 
 SPLITS = ("train", "valid", "test")
 COMPANIONS = ("labels.json", "playlists.jsonl", "triplets.jsonl")      # what may lie beside a manifest
+VALID_RECORDINGS = 256      # at most so many are embedded to validate; our choice
 
 
 class ManifestError(UserError):
@@ -35,18 +34,23 @@ class ManifestError(UserError):
 
 @dataclass
 class Recording:
+    """One line of a manifest, for example Recording("r00042", Path("audio/r00042.flac"), "train", {"sf": ["Old waltz"]}).
+
+    audio: a path, or a SoundBytes out of a shard. text: {source: [text, ...]}. start, duration: the clip in the file, in
+    seconds; a duration of None means to the end of the file.
+    """
     id: str
-    audio: Path      # or SoundBytes, out of a shard
+    audio: Path
     split: str
     text: dict
     tags: list = field(default_factory=list)
     start: float = 0.0
-    duration: float | None = None      # s; None: to the end of the file
+    duration: float | None = None
 
 
 def read_manifest(folder):
-    """folder with manifest.jsonl -> [Recording]. Raises ManifestError naming the line: bad JSON, a missing or odd key, a
-    duplicate id, audio that is not there, an empty text."""
+    """A folder with manifest.jsonl -> [Recording]. Raises ManifestError that names the line: bad JSON, a key that is missing or
+    invalid, an id used twice, an audio file that is not there, an empty text."""
     path = Path(folder) / "manifest.jsonl"
     if not path.is_file():
         raise ManifestError(f"{path}: no such file; a collection is a folder with manifest.jsonl")
@@ -66,6 +70,7 @@ def read_manifest(folder):
 
 
 def parse_line(line, folder, where):
+    """A line of the manifest -> Recording. Raises ManifestError that begins with `where`."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:      # ValueError: bad JSON, or a number of thousands of digits
@@ -83,8 +88,8 @@ def parse_line(line, folder, where):
     return make_recording(row, row["id"], file, row["split"], where)
 
 
-def make_recording(row, ident, sound, split, where):
-    """A Recording with the text, tags, start and duration of a JSON object; `sound` is a path or SoundBytes. Raises ManifestError
+def make_recording(row, ident, file, split, where):
+    """A Recording with the text, tags, start and duration of a JSON object; `file` is a path or SoundBytes. Raises ManifestError
     that begins with `where`."""
     for source, texts in row["text"].items():
         if not isinstance(texts, list) or not all(isinstance(t, str) and t.strip() for t in texts):
@@ -96,7 +101,7 @@ def make_recording(row, ident, sound, split, where):
     if not is_seconds(start) or start < 0 or not (duration is None or (is_seconds(duration) and duration > 0)):
         raise ManifestError(f"{where}: start and duration must be seconds, 0 or more and above 0")
     text = {source: texts for source, texts in row["text"].items() if texts}
-    return Recording(ident, sound, split, text, tags, float(start), duration)
+    return Recording(ident, file, split, text, tags, float(start), duration)
 
 
 def is_seconds(value):
@@ -104,7 +109,7 @@ def is_seconds(value):
 
 
 def read_collection(folders, split):
-    """The recordings of one split in several manifest folders."""
+    """The recordings of one split in several manifest folders: [Recording]. Raises UserError when there are none."""
     recordings = [r for folder in folders for r in read_manifest(folder) if r.split == split]
     if not recordings:
         raise UserError(f"no recording with split '{split}' in {', '.join(map(str, folders))}")
@@ -112,48 +117,72 @@ def read_collection(folders, split):
 
 
 def shuffle_pairs(recordings, seed):
-    """The control: every recording gets the text of another one, for good. What is learned then is not about the pairs."""
+    """The control: every recording gets another one's text, the same one in every epoch. A model trained on it has seen the same
+    audio and the same texts, but no true pair."""
     order = np.random.default_rng((seed, 1)).permutation(len(recordings))
     return [replace(r, text=recordings[j].text) for r, j in zip(recordings, order)]
 
 
 @lru_cache(maxsize=200_000)
 def file_seconds(path):
+    """Length of a file in s, read from its header once. Raises AudioError."""
     return audio.duration(path)
 
 
 def clip_seconds(recording):
-    """Usable length in s. Raises AudioError when the file cannot be opened."""
-    held = isinstance(recording.audio, audio.SoundBytes)      # to remember its length would keep it in memory
-    rest = (audio.duration if held else file_seconds)(recording.audio) - recording.start
+    """Length of a recording's clip in s. Raises AudioError when the file cannot be opened."""
+    in_memory = isinstance(recording.audio, audio.SoundBytes)      # the cache of file_seconds would keep it there
+    rest = (audio.duration if in_memory else file_seconds)(recording.audio) - recording.start
     return rest if recording.duration is None else min(rest, recording.duration)
 
 
-def read_clip_window(recording, seconds, sample_rate, place):
-    """A window of the recording's clip, zero-padded if the clip is shorter: float32 (samples,). `place` in [0, 1] says
-    where it lies: 0 at the clip's start, 1 at its end."""
+def read_clip_window(recording, seconds, sample_rate, position):
+    """A window of the recording's clip: float32 (samples,), padded with zeros if the clip is shorter. position: 0 is at the clip's
+    start, 1 at its end, 0.5 in its middle. Raises AudioError."""
     clip = clip_seconds(recording)
-    start = recording.start + place * max(0.0, clip - seconds)
-    wave = audio.read_window(recording.audio, start, min(seconds, clip), sample_rate)
-    return audio.pad_to(wave, round(seconds * sample_rate))
+    start = recording.start + position * max(0.0, clip - seconds)
+    waveform = audio.read_window(recording.audio, start, min(seconds, clip), sample_rate)
+    return audio.pad_to(waveform, round(seconds * sample_rate))
+
+
+def collate(waveforms, recordings, texts, make_targets, front_end):
+    """One batch, the same for files and shards, as a dictionary:
+
+    "ids"          [str]
+    "waveforms"    (B, samples) float32, or, where there is a `front_end` (waveforms -> spectrograms), instead of them
+    "spectrograms" (B, mels, frames)
+    and what make_targets(recordings, texts) returns: {"tokens", "mask"} for texts, {"targets"} for labels.
+    """
+    waveforms = torch.from_numpy(np.stack(waveforms))
+    batch = {"ids": [recording.id for recording in recordings], **make_targets(recordings, texts)}
+    if front_end is None:
+        return batch | {"waveforms": waveforms}
+    with torch.no_grad():
+        return batch | {"spectrograms": front_end(waveforms)}
+
+
+def audio_of(batch):
+    """A batch's spectrograms or, where no front end has made them, its waveforms: what an audio tower takes."""
+    return batch["spectrograms"] if "spectrograms" in batch else batch["waveforms"]
 
 
 class Batches(Dataset):
-    """Item s is this rank's slice of global batch s: a function of (seed, s) alone, whoever computes it and when.
+    """The batches of a collection in files: item `step` is this rank's slice of global batch `step`, see `collate`. Two keys more:
+    "skipped" {id: reason}, the unreadable recordings that this worker has met, and "cursor", where its reader goes on.
 
-    `prepare`, a function of waveforms (B, samples), is applied where they are read; without it, `sound` is the waveforms.
-    With `labels` there are `targets` instead of texts.
+    An item depends on the seed and the step alone, not on who computes it and when. recordings: [Recording] of the training
+    split; make_targets, front_end: as in `collate`. Raises UserError for a source without recordings.
     """
 
-    def __init__(self, recordings, config, tokenizer, rank=0, world=1, prepare=None, labels=()):
-        self.recordings, self.config, self.tokenizer, self.prepare = recordings, config, tokenizer, prepare
-        self.labels = labels
+    def __init__(self, recordings, config, make_targets, rank=0, world=1, front_end=None):
+        self.recordings, self.config, self.make_targets, self.front_end = recordings, config, make_targets, front_end
+        self.total = len(recordings)
         self.ratio = parse_ratio(config.data.ratio)
         members = {source: [i for i, r in enumerate(recordings) if source in r.text] for source in self.ratio}
         self.sampler = Sampler(members, self.ratio, config.optim.batch_size, config.optim.seed)
         size = config.optim.batch_size
         self.slots = range(size * rank // world, size * (rank + 1) // world)
-        self.lost = {}                  # recording id -> why, found by this worker so far
+        self.skipped = {}      # id: reason
 
     def __len__(self):
         return self.config.optim.steps
@@ -161,42 +190,61 @@ class Batches(Dataset):
     def __getitem__(self, step):
         try:
             return self.batch(step)
-        except UserError as error:      # an exception would leave the worker process as a page of traceback
+        except UserError as error:      # as an exception it would leave the worker process as a page of traceback
             return {"error": str(error)}
 
     def batch(self, step):
         plan = self.sampler.batch(step)
         planned = {index for _, index in plan}
-        waves, texts, chosen = [], [], []
+        waveforms, texts, chosen = [], [], []
         for slot in self.slots:
             rng = np.random.default_rng((self.config.optim.seed, 2, step, slot))
             source, index = plan[slot]
-            wave, recording = self.read(source, index, rng.random(), planned)
-            waves.append(torch.from_numpy(wave))
+            waveform, recording = self.read(source, index, rng.random(), planned)
+            waveforms.append(waveform)
             texts.append(recording.text[source][rng.integers(len(recording.text[source]))])
             chosen.append(recording)
-        sound = torch.stack(waves)                                       # (B, samples)
-        with torch.no_grad():
-            sound = self.prepare(sound) if self.prepare else sound       # or (B, mels, frames)
-        batch = {"sound": sound, "ids": [recording.id for recording in chosen], "lost": dict(self.lost)}
-        if self.labels:
-            return batch | {"targets": label_table(chosen, self.labels, self.ratio)}
-        tokens, mask = encode(self.tokenizer, texts, self.config.text.max_tokens)
-        return batch | {"tokens": tokens, "mask": mask}
+        batch = collate(waveforms, chosen, texts, self.make_targets, self.front_end)
+        return batch | {"skipped": dict(self.skipped), "cursor": {"worker": 0, "step": step + 1}}
 
-    def read(self, source, index, place, planned):
-        """(window, recording): of the one asked for, or of its source's next one that can be read and is not `planned` for
-        this batch anyway. What was unreadable before is tried again, for a damaged file may have good windows and the
-        batch must not depend on what this worker has met."""
+    def read(self, source, index, position, planned):
+        """-> (waveform, recording): the recording `index`, or, if it cannot be read, the next one of its source that can be read
+        and is not in `planned`, the recordings of this batch. A recording that was unreadable before is tried again: a damaged
+        file may have good windows, and a batch must not depend on what this worker has read before."""
         front, members = self.config.front, self.sampler.members[source]
         first, count = int(np.searchsorted(members, index)), len(members)
-        for turn in range(2 * count):      # all that are not planned, then the others too
+        for turn in range(2 * count):      # first those that are not planned, then the others
             index = int(members[(first + turn) % count])
             if turn and (index in planned) == (turn < count):
                 continue
             recording = self.recordings[index]
             try:
-                return read_clip_window(recording, front.seconds, front.sample_rate, place), recording
+                return read_clip_window(recording, front.seconds, front.sample_rate, position), recording
             except audio.AudioError as error:
-                self.lost.setdefault(recording.id, str(error))
-        raise UserError(f"no recording of source '{source}' can be read; the first: {next(iter(self.lost.values()))}")
+                self.skipped.setdefault(recording.id, str(error))
+        raise UserError(f"no recording of source '{source}' can be read; the first: {next(iter(self.skipped.values()))}")
+
+
+def choose_valid(recordings, config, log=print):
+    """At most VALID_RECORDINGS recordings, spread evenly over `recordings`, that can be read and have text of a source in use.
+    log(line) names the others that were tried. Raises UserError when fewer than two are left, for each one is compared with the
+    others."""
+    front, ratio, chosen = config.front, parse_ratio(config.data.ratio), []
+    recordings = [replace(r, text={source: r.text[source] for source in ratio if source in r.text}) for r in recordings]
+    recordings = [r for r in recordings if r.text]
+    count = min(len(recordings), VALID_RECORDINGS)
+    for r in (recordings[i * len(recordings) // count] for i in range(count)):
+        try:
+            read_clip_window(r, front.seconds, front.sample_rate, 0.5)
+            chosen.append(r)
+        except audio.AudioError as error:
+            log(f"left out of validation: {r.id}: {error}")
+    if len(chosen) < 2:
+        raise UserError(f"{', '.join(config.data.data + config.data.shards)}: two or more recordings of split 'valid' with text and "
+                        f"readable audio are needed, not {len(chosen)}")
+    return chosen
+
+
+def middle_windows(recordings, config):
+    """The window in the middle of each recording's clip, for validation: [(samples,) float32]."""
+    return [read_clip_window(r, config.front.seconds, config.front.sample_rate, 0.5) for r in recordings]

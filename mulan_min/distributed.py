@@ -1,8 +1,8 @@
-"""Several processes, one batch: torch's process group, embeddings gathered with their gradients, batch norm over all.
+"""Several processes, one batch: torch's process group, embeddings gathered with their gradients, batch norm over all processes.
 
-Started by torchrun, every process takes its slice of the global batch through its own copy of the model, gathers the others'
-embeddings, and computes only its own rows and columns of the loss. DistributedDataParallel then averages the gradients of the
-parameters. Started by itself, a process is alone, and nothing here talks to anybody.
+torchrun starts the processes. Each one passes its slice of the global batch through its own copy of the model, gathers the
+embeddings of all processes, and computes its own rows and columns of the loss. DistributedDataParallel then averages the
+parameters' gradients. A process that was started alone, without torchrun, communicates with nobody.
 """
 import inspect
 import os
@@ -11,74 +11,74 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
-import torch.distributed.nn.functional as with_gradient
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from mulan_min.device import default_device
 from mulan_min.errors import UserError
-from mulan_min.mulan import default_device
 
-# The first process may render the demo world or validate meanwhile; who is gone, not slow, is noticed at once. Our choice.
-WAIT = timedelta(minutes=30)
+# The others wait so long while the first process renders the demo world or validates. A process that has ended is noticed at
+# once, a process that hangs only after this time. Our choice.
+TIMEOUT = timedelta(minutes=30)
 
 
 def start():
-    """-> (rank, number of processes, device). Joins the group that torchrun's environment names: NCCL between GPUs, one each,
-    else gloo."""
+    """-> (rank, number of processes, device). Joins the process group that torchrun's environment variables name: NCCL between
+    GPUs, one GPU each, else gloo."""
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         return 0, 1, default_device()
     device = default_device()
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
         torch.cuda.set_device(device)
-    store, rank, world = next(dist.rendezvous("env://", timeout=WAIT))
+    store, rank, world = next(dist.rendezvous("env://", timeout=TIMEOUT))
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
-        # torchrun's own store outlives its processes: begun again, they would look for the dead at their old addresses.
+        # torchrun's store outlives a failed attempt: without a prefix a restarted process would read the old addresses in it.
         store = dist.PrefixStore(os.environ["TORCHELASTIC_RESTART_COUNT"], store)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", store=store, rank=rank, world_size=world, timeout=WAIT,
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", store=store, rank=rank, world_size=world, timeout=TIMEOUT,
                             device_id=device if device.type == "cuda" else None)
     return rank, world, device
 
 
 def stop():
-    """Leaves the group, if there is one. A DistributedDataParallel must be gone by then: as the group's last owner it would
-    wait for gloo's threads while it holds Python's lock, which they need to let go of their tensors; one run in fifty stood
-    still at its end."""
+    """Leaves the process group, if there is one. Delete every DistributedDataParallel before: it would destroy the group while it
+    holds Python's lock, which gloo's threads need to release their tensors, and one run in fifty then hung at its end."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
-def replicate(model, unused=False):
+def replicate(model, find_unused):
     """The model as DistributedDataParallel: one copy a process, gradients averaged. Batch norm's buffers stay each process's own.
-    `unused`: a step may leave some parameters without a gradient."""
+    find_unused: True where a step may leave some parameters without a gradient."""
     parameters = inspect.signature(DistributedDataParallel).parameters
     name = "forward_sync_buffers" if "forward_sync_buffers" in parameters else "broadcast_buffers"      # renamed in torch 2.13
-    return DistributedDataParallel(model, find_unused_parameters=unused, **{name: False})
+    return DistributedDataParallel(model, find_unused_parameters=find_unused, **{name: False})
 
 
 @contextmanager
-def peers():
-    """What torch raises inside when another process is gone, or silent for WAIT, becomes a UserError."""
+def rank_errors():
+    """with rank_errors(): the errors that torch raises when another process has ended or hangs become a UserError."""
     try:
         yield
     except RuntimeError as error:
         if not isinstance(error, dist.DistError) and "gloo" not in str(error):
             raise
         if dist.is_initialized() and dist.get_backend() == "gloo":
-            stop()      # its threads, waiting for the others, would crash this process at its end
+            stop()      # its threads still wait for the others and would crash this process at its end
         raise UserError("another process of this run has ended or is silent: its own message, or torchrun's table, says why; the last "
                         "checkpoint is kept, go on with --resume") from error
 
 
 def restarted(device):
-    """Whether torchrun has begun again (--max-restarts) after a process died. Only the machine it died on counts that, hence the
-    sum."""
-    return bool(total(torch.tensor(float(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)), device=device)))
+    """Whether torchrun has restarted the processes (--max-restarts). Only the machine with the failed process counts restarts,
+    hence the sum."""
+    count = float(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
+    return bool(all_reduce_sum(torch.tensor(count, device=device)))
 
 
-def agree(value):
-    """What process 0 holds, on every process; any picklable value, from our own processes alone."""
+def broadcast_object(value):
+    """Process 0's value, on every process. Any picklable value; it comes from our own processes only."""
     if not dist.is_initialized():
         return value
     values = [value]
@@ -86,8 +86,8 @@ def agree(value):
     return values[0]
 
 
-def gather(value):
-    """[what each process holds] on all of them; any picklable value, from our own processes alone."""
+def all_gather_object(value):
+    """[every process's value], on every process. Any picklable value; it comes from our own processes only."""
     if not dist.is_initialized():
         return [value]
     values = [None] * dist.get_world_size()
@@ -95,59 +95,60 @@ def gather(value):
     return values
 
 
-def total(x):
-    """The sum of a tensor over the processes, without a gradient."""
-    x = x.detach().clone()
-    if dist.is_initialized():
-        dist.all_reduce(x)
-    return x
-
-
-def shares(size, world):
-    """How many clips of a batch each process has."""
-    return [size * (rank + 1) // world - size * rank // world for rank in range(world)]
-
-
-class Gather(torch.autograd.Function):
-    """(b, d) of each process -> (B, d) on all. The gradient of a row is the sum of what every process says of it."""
+class AllReduceSum(torch.autograd.Function):
+    """The sum of a tensor over all processes, with its gradient: the sum over all processes of the output's gradient.
+    torch.distributed.nn.functional.all_reduce does the same, but is deprecated since torch 2.13."""
 
     @staticmethod
-    def forward(ctx, x, sizes):
-        ctx.sizes = sizes
-        padded = F.pad(x, (0, 0, 0, max(sizes) - len(x)))       # a collective call wants equal shapes
-        parts = [torch.empty_like(padded) for _ in sizes]
-        dist.all_gather(parts, padded.contiguous())
-        return torch.cat([part[:size] for part, size in zip(parts, sizes)])
+    def forward(ctx, x):
+        x = x.clone()
+        dist.all_reduce(x)
+        return x
 
     @staticmethod
     def backward(ctx, gradient):
-        first, gradient = sum(ctx.sizes[:dist.get_rank()]), gradient.contiguous()
-        dist.all_reduce(gradient)
-        return gradient[first:first + ctx.sizes[dist.get_rank()]], None
+        return AllReduceSum.apply(gradient.contiguous())
 
 
-def everyone(audio, text, size):
-    """This process's embeddings (b, d) of a batch of `size` -> what `cmc_loss` takes as `everyone`, or None where there is one
-    process."""
+def all_reduce_sum(x):
+    """The sum of a tensor over all processes, without a gradient."""
+    return AllReduceSum.apply(x.detach()) if dist.is_initialized() else x.detach()
+
+
+def slice_sizes(size, world):
+    """How many clips of a batch of `size` each of `world` processes has."""
+    return [size * (rank + 1) // world - size * rank // world for rank in range(world)]
+
+
+def gather_embeddings(audio, text, size):
+    """This process's embeddings (b, d), (b, d) of a batch of `size` -> what `cmc_loss` takes as `gathered`: (audio (B, d), text
+    (B, d), index of this process's first pair). None where there is one process.
+
+    Each process puts its rows into a tensor of zeros, and the sum of these tensors holds all rows. Unlike all_gather this needs
+    no equal slices; it sends twice the bytes, 6 MB at the paper's batch of 6144.
+    """
     if not dist.is_initialized():
         return None
-    sizes = shares(size, dist.get_world_size())
-    return Gather.apply(audio, sizes), Gather.apply(text, sizes), sum(sizes[:dist.get_rank()])
+    rank, sizes = dist.get_rank(), slice_sizes(size, dist.get_world_size())
+    before, after = sum(sizes[:rank]), sum(sizes[rank + 1:])
+    return *(AllReduceSum.apply(F.pad(x, (0, 0, before, after))) for x in (audio, text)), before
 
 
 class SyncedBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm with mean and variance over the clips of all processes. torch's own SyncBatchNorm needs CUDA; this one runs
-    wherever a process group does, so that its equality with one process is tested. The variance is taken around the common
-    mean, in float32 at least."""
+    """Batch norm with the mean and variance over the clips of all processes.
+
+    torch's SyncBatchNorm needs CUDA. This one runs wherever a process group does, so tests can compare it with one process. The
+    variance is taken around the common mean, in float32 or the input's precision if that is higher.
+    """
 
     def forward(self, x):
         if not (self.training and dist.is_initialized()):
             return super().forward(x)
         wide = x.to(torch.promote_types(x.dtype, torch.float32))                                # (b, C, F, T)
-        count = total(torch.tensor(float(wide.numel() // wide.shape[1]), dtype=wide.dtype, device=x.device))
-        mean = with_gradient.all_reduce(wide.sum((0, 2, 3))) / count                            # (C,)
+        count = all_reduce_sum(torch.tensor(float(wide.numel() // wide.shape[1]), dtype=wide.dtype, device=x.device))
+        mean = AllReduceSum.apply(wide.sum((0, 2, 3))) / count                                  # (C,)
         centred = wide - mean[:, None, None]
-        variance = with_gradient.all_reduce(centred.square().sum((0, 2, 3))) / count
+        variance = AllReduceSum.apply(centred.square().sum((0, 2, 3))) / count
         with torch.no_grad():
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
@@ -157,7 +158,7 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
 
 
 def sync_batch_norm(model):
-    """Makes every batch norm of a model a synced one, in place; parameters and buffers stay what they are."""
+    """Turns every BatchNorm2d of a model into a SyncedBatchNorm2d, in place; parameters and buffers stay what they are."""
     for module in model.modules():
         if type(module) is nn.BatchNorm2d:
             module.__class__ = SyncedBatchNorm2d      # the same parameters under another `forward`

@@ -1,12 +1,12 @@
-"""A batch too large for memory, in chunks, with the gradients of the whole: gradient caching (Gao et al. 2021).
+"""Batches too large for memory: in chunks, with the gradients of the whole batch. Gradient caching (Gao et al. 2021).
 
-The loss compares every pair with every other, so chunks cannot be trained one by one. But all it needs of a clip is its
-embedding: embed chunk by chunk without a graph, take the loss and its gradient at the embeddings, then go through the chunks
-once more, with a graph and the same random numbers, and push that gradient back. It costs one more forward pass.
+The loss compares every pair with every other pair, so chunks cannot be trained one by one. But all it needs of a clip is the
+embedding. So: embed chunk by chunk without a graph; compute the loss and its gradient at the embeddings; go through the chunks
+again, with a graph and the same random numbers, and push that gradient back. This costs one more forward pass.
 
-Batch norm sees a chunk at a time, in both passes the same one, and its running statistics move in the second pass alone. So the
-gradients are exact for a model that normalises by chunk, which is not quite the model of the full batch: its statistics come
-from fewer clips (our choice, as in other code for large batches).
+Batch norm sees one chunk at a time, the same one in both passes, and its running statistics move in the second pass only. So the
+gradients are exact for a model that normalises by chunk. That is not quite the model of the full batch, because the statistics
+come from fewer clips (our choice, as in other code for large batches).
 """
 from contextlib import nullcontext
 
@@ -24,11 +24,11 @@ def set_random_state(state, device):
 
 
 def chunked_backward(model, inputs, chunk_size, embed, loss_of):
-    """Adds to every parameter's .grad the gradient of loss_of(audio, text, temperature) over the whole batch; -> the loss,
+    """Adds the gradient of loss_of(audio, text, temperature) over the whole batch to every parameter's .grad. Returns the loss,
     detached.
 
-    model: a MuLan, or its DistributedDataParallel, which then averages once, with the last chunk. inputs: {name: (B, ...)}.
-    embed: {name: (b, ...)} -> (audio, text), by `model`.
+    model: a MuLan, or its DistributedDataParallel, which then averages gradients once, with the last chunk.
+    inputs: {name: (B, ...)}. embed: {name: (b, ...)} -> (audio (b, d), text (b, d)), by `model`.
     """
     count = len(next(iter(inputs.values())))
     chunks = [{name: x[start:start + chunk_size] for name, x in inputs.items()} for start in range(0, count, chunk_size)]
@@ -49,8 +49,8 @@ def chunked_backward(model, inputs, chunk_size, embed, loss_of):
         last = chunk is chunks[-1]
         set_random_state(state, device)
         with nullcontext() if last or not hasattr(model, "no_sync") else model.no_sync():
-            ends = list(embed(chunk))
+            outputs = list(embed(chunk))
             if last:
-                ends, gradients = [*ends, temperature], [*gradients, tau.grad]
-            torch.autograd.backward(ends, gradients)
+                outputs, gradients = [*outputs, temperature], [*gradients, tau.grad]
+            torch.autograd.backward(outputs, gradients)
     return loss.detach()

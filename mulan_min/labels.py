@@ -1,4 +1,4 @@
-"""Labels of recordings: which there are, and which recording has which."""
+"""Labels of recordings: which labels there are, and which recording has which."""
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -9,26 +9,37 @@ from mulan_min.errors import MissingData, UserError
 
 
 def with_tags(recordings):
-    """The recordings with their tags as one more text source, `tags`: only for training on labels."""
+    """The recordings with their tags as one more text source, `tags`. Only for training on labels, and for evaluation."""
     return [replace(r, text={**r.text, **({"tags": r.tags} if r.tags else {})}) for r in recordings]
 
 
 def labels_of(recording, sources):
-    """The set of its labels in some sources: its tags as they are, other texts split at commas, for they may list several."""
+    """The set of a recording's labels in some sources. A tag is one label; other texts are split at commas, as they may list
+    several labels."""
     return {label for source in sources for text in recording.text.get(source, [])
             for label in ([text] if text in recording.tags else map(str.strip, text.split(",")))} - {""}
 
 
 def label_table(recordings, labels, sources):
     """Which recording has which label: (N, C) float32 of 0 and 1."""
-    place, table = {label: c for c, label in enumerate(labels)}, torch.zeros(len(recordings), len(labels))
+    columns, table = {label: c for c, label in enumerate(labels)}, torch.zeros(len(recordings), len(labels))
     for row, recording in zip(table, recordings):
-        row[[place[label] for label in labels_of(recording, sources) if label in place]] = 1
+        row[[columns[label] for label in labels_of(recording, sources) if label in columns]] = 1
     return table
 
 
+def truth_table(recordings, names):
+    """Which label is a tag of which recording: (N, C) bool, a numpy array."""
+    return label_table(with_tags(recordings), names, ["tags"]).bool().numpy()
+
+
+def has_both_classes(truth):
+    """Which columns have both positives and negatives: (N, C) bool -> (C,) bool."""
+    return truth.any(0) & ~truth.all(0)
+
+
 def read_labels(folder):
-    """labels.json -> {set: [label, ...]}. Raises MissingData if there is none, UserError on a fault."""
+    """labels.json -> {set: [label, ...]}. Raises MissingData if there is no such file, UserError if it is invalid."""
     path, form = Path(folder) / "labels.json", '{"set name": ["label", ...]}'
     if not path.is_file():
         raise MissingData(f"{path}: no such file; it should hold {form}")
@@ -48,15 +59,5 @@ def read_labels(folder):
 
 
 def unique_labels(labels):
-    """Every label of every set once, in the order of appearance."""
+    """{set: [label, ...]} -> every label once, in the order of appearance."""
     return list(dict.fromkeys(label for members in labels.values() for label in members))
-
-
-def truth_table(recordings, names):
-    """Which label is a tag of which recording: (N, C) bool."""
-    return label_table(with_tags(recordings), names, ["tags"]).bool().numpy()
-
-
-def has_both_classes(truth):
-    """Which columns have both positives and negatives: (N, C) bool -> (C,) bool."""
-    return truth.any(0) & ~truth.all(0)

@@ -1,10 +1,10 @@
-"""The cross-modal contrastive (CMC) loss of MuLan, section 3.1 of the paper.
+"""The contrastive multi-view coding (CMC) loss of MuLan (paper, section 3.1).
 
     L = mean_i -log( h(x_i, t_i) / sum_{j != i} ( h(x_i, t_j) + h(x_j, t_i) ) ),   h(a, b) = exp(a.b / tau)
 
-Two differences from CLIP's InfoNCE: one denominator holds both directions, and the positive pair is not in it. So the
-loss is negative once the positive beats all negatives together, and falls without bound as tau goes to 0: tau needs a
-floor (`clamp_temperature`).
+It differs from CLIP's InfoNCE in two ways: one denominator holds both directions, and it does not contain the positive pair.
+So the loss is negative once the positive pair beats all negatives together, and it falls without bound as tau goes to 0:
+tau needs a floor (`clamp_temperature`).
 """
 import math
 
@@ -13,28 +13,37 @@ import torch
 from mulan_min.errors import UserError
 
 
-def cmc_loss(audio, text, temperature, everyone=None):
-    """audio, text: (B, d) unit rows, pair i in row i of both; temperature: scalar tensor. Returns a scalar, float32 or
-    the inputs' precision if that is higher. Raises UserError for B = 1, which has no negatives.
+def cmc_loss(audio, text, temperature, gathered=None):
+    """audio, text: (B, d) unit rows, pair i in row i of both; temperature: scalar tensor. Returns a scalar, in float32 or the
+    inputs' precision if that is higher. Raises UserError for B = 1, which has no negatives.
 
-    A process that holds b of the batch's B pairs gives `everyone` = (audio (B, d), text (B, d), place of its first pair in
-    them), and gets its part of the mean: the parts of all processes add up to the loss. It never sees more than b x B cosines.
+    With several processes, each one holds b of the batch's B pairs. It passes gathered = (audio (B, d), text (B, d), index of
+    its first pair in them) and gets its part of the mean: the parts of all processes add up to the loss. A process computes
+    b x B cosines, never B x B.
     """
     if audio.shape != text.shape or audio.ndim != 2:
         raise ValueError(f"audio {tuple(audio.shape)} and text {tuple(text.shape)} must both be (B, d)")
-    all_audio, all_text, first = everyone or (audio, text, 0)
+    all_audio, all_text, first = gathered or (audio, text, 0)
     if len(all_audio) < 2:
         raise UserError("the contrastive loss needs a batch of 2 or more: one pair has no negatives")
     with torch.autocast(audio.device.type, enabled=False):      # bf16 keeps 8 bits: too few for exp(cos / 0.02)
-        wide = torch.promote_types(audio.dtype, torch.float32)
-        audio, text, all_audio, all_text, tau = (x.to(wide) for x in (audio, text, all_audio, all_text, temperature))
+        dtype = torch.promote_types(audio.dtype, torch.float32)
+        audio, text, all_audio, all_text, tau = (x.to(dtype) for x in (audio, text, all_audio, all_text, temperature))
         own = torch.arange(first, first + len(audio), device=audio.device)[:, None]             # (b, 1)
         rows = audio @ all_text.T / tau                                     # (b, B): [i, j] = x_i . t_j / tau
         positive = rows.gather(1, own)[:, 0]
-        rows = rows.scatter(1, own, -math.inf)                              # x_i with t_i leaves both sums
-        columns = (text @ all_audio.T / tau).scatter(1, own, -math.inf) if everyone else rows.T      # [i, j] = x_j . t_i / tau
-        both = torch.logaddexp(rows.logsumexp(dim=1), columns.logsumexp(dim=1))
-        return (both - positive).sum() / len(all_audio)
+        rows = rows.scatter(1, own, -math.inf)                              # the positive pair leaves both sums
+        columns = (text @ all_audio.T / tau).scatter(1, own, -math.inf) if gathered else rows.T      # [i, j] = x_j . t_i / tau
+        negatives = torch.logaddexp(rows.logsumexp(dim=1), columns.logsumexp(dim=1))
+        return (negatives - positive).sum() / len(all_audio)
+
+
+def recall_at_1(audio, text, gathered=None):
+    """Share of the batch whose audio is nearest to its own text. With several processes, this process's part of that share;
+    `gathered` as in `cmc_loss`."""
+    _, all_text, first = gathered or (audio, text, 0)
+    nearest = (audio.detach() @ all_text.detach().T).argmax(dim=1)
+    return nearest.eq(torch.arange(first, first + len(audio), device=audio.device)).sum() / len(all_text)
 
 
 def chance_loss(batch_size):

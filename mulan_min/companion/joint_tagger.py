@@ -1,65 +1,82 @@
-"""The companion paper, "Music Auto-tagging with Joint Embeddings": a tagger that first learns where its tags lie.
+"""The companion paper, "Music Auto-tagging with Joint Embeddings": a tagger that first learns an embedding of its tags.
 
-Stage 1: an autoencoder of tags learns to rebuild them (L_AE), and the extractor's features, projected, are drawn to the
-embedding of their own recording's tags (L_pair). Stage 2: a classifier is trained on the features. Without joint embedding
-extractor and classifier are trained together from the first step, as taggers are. MuLan's cousin: two towers that meet in one
-space, one of which reads tags in place of sentences, and no pair pushes another away: what keeps all from falling together is
-that tags must be rebuilt.
+Stage 1: an autoencoder of tags learns to rebuild them (L_AE), and the projected audio features are drawn to the embedding of their
+own recording's tags (L_pair). Stage 2: a classifier is trained on the audio features. Without joint embedding (--no-joint) the
+extractor and the classifier are trained together from the first step, as taggers usually are.
+
+It is MuLan's cousin: two towers meet in one space, but one of them reads tags instead of sentences, and no pair is pushed apart.
+Only the rebuilding of the tags keeps all embeddings from collapsing into one point. Functions as in contrastive.py.
 """
+from functools import partial
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
-from tqdm import tqdm
 
 from mulan_min import checkpoint
+from mulan_min.audio_weights import init_audio
+from mulan_min.command_line import print0
 from mulan_min.companion.extractors import make_extractor
-from mulan_min.config import TOWERS
-from mulan_min.data import read_clip_window, read_manifest
-from mulan_min.errors import MissingData, UserError
-from mulan_min.labels import read_labels, truth_table
-from mulan_min.mulan import AudioTower, MuLan, default_device, evaluating
-from mulan_min.tasks import score_labels
+from mulan_min.config import TOWERS, parse_ratio
+from mulan_min.data import middle_windows
+from mulan_min.device import default_device
+from mulan_min.errors import UserError
+from mulan_min.labels import label_table
+from mulan_min.mulan import AudioTower, evaluating, restore
+from mulan_min.tag_classifier import (backward_in_chunks, chances, choose_labels, label_auc, make_targets,  # noqa: F401
+                                      measure_prior, prepare, warm_up)
 
-BATCH = 64      # windows at a time where nothing is learned
+BATCH = 64      # windows at a time in evaluation; our choice
+LEAVES_UNUSED = True      # each stage trains its own modules
+LOG_LINE = ("step {step:5d}  loss {loss:.3f} (chance {chance:.3f})  R@1 {r1:.3f} (chance {r1_chance:.3f})  grad {grad_norm:.2f}  "
+            "{clips_per_s:.0f} clips/s  data wait {wait:.1%}")
+VALID_LINE = ("step {step:5d}  validation: labels, macro AUC {valid_auc:.3f} (chance 0.500)  loss {valid_loss:.3f} (another's tags "
+              "{valid_chance:.3f})")
 
 
-def dense(before, after):
-    return nn.Sequential(nn.Linear(before, after), nn.LayerNorm(after), nn.LeakyReLU(0.3))      # 0.3: the paper's code
+def dense(inputs, outputs):
+    return nn.Sequential(nn.Linear(inputs, outputs), nn.LayerNorm(outputs), nn.LeakyReLU(0.3))      # 0.3: the paper's code
 
 
-def pair_loss(sound, tags):
+def pair_loss(audio, tags):
     """(B, d), (B, d) -> (B,) in 0..4: (1 - cos(z_m, z_t)) + (1 - cos(1 - z_m, 1 - z_t)), 0 for equal rows (paper)."""
-    return 2 - F.cosine_similarity(sound, tags) - F.cosine_similarity(1 - sound, 1 - tags)
+    return 2 - F.cosine_similarity(audio, tags) - F.cosine_similarity(1 - audio, 1 - tags)
 
 
-def stage_1(config):
-    """How many of the steps are stage 1: none with --no-joint. Raises UserError where a stage would have no step."""
+def stage_1_steps(config):
+    """How many of the steps are stage 1; none with --no-joint. Raises UserError where a stage would have no step."""
     steps, share = config.optim.steps, config.tagger.joint_share
-    first = round(steps * share)
-    if config.tagger.joint and not 0 < first < steps:
+    stage_1 = round(steps * share)
+    if config.tagger.joint and not 0 < stage_1 < steps:
         raise UserError(f"--joint-share {share:g} of --steps {steps} leaves a stage without steps: more --steps, or --no-joint")
-    return first if config.tagger.joint else 0
+    return stage_1 if config.tagger.joint else 0
 
 
 class MelFeatures(AudioTower):
-    """MuLan's audio tower up to its projection, as an extractor: (B, samples) or (B, mels, frames) -> (B, width)."""
+    """MuLan's audio tower up to its projection, as an extractor: waveforms or spectrograms -> (B, width)."""
 
     def __init__(self, config):
         super().__init__(config)
-        self.width = self.project.in_features
         del self.project
 
     forward = AudioTower.features
 
 
 class JointTagger(nn.Module):
-    def __init__(self, config, tokenizer, labels):
-        """config: Config; tokenizer: None, it reads no text; labels: those it learns. Raises UserError, see `stage_1` and
-        `make_extractor`."""
+    """An extractor, an autoencoder of tags, a projection between their spaces, and a classifier.
+
+    config: a Config; labels: the C labels to learn. Raises UserError, see `stage_1_steps` and `make_extractor`. For example:
+
+        model = JointTagger.load("runs/sample-cnn")
+        logits = model.predict(waveforms)[2]      # (N, samples), a numpy array -> (N, C)
+    """
+    tokenizer = None      # it reads no text
+
+    def __init__(self, config, labels):
         super().__init__()
-        self.first_steps = stage_1(config)
-        self.config, self.tokenizer, self.labels = config, tokenizer, list(labels)
+        self.stage_1 = stage_1_steps(config)
+        self.config, self.labels = config, list(labels)
         front, tagger, width = config.front, config.tagger, config.tagger.tag_width
         self.audio = MelFeatures(config) if config.tower.audio in TOWERS else make_extractor(
             config.tower.audio, tagger.extractor_width, front.sample_rate, round(front.seconds * front.sample_rate),
@@ -71,77 +88,93 @@ class JointTagger(nn.Module):
         self.classify = nn.Sequential(dense(self.audio.width, wide), dense(wide, wide), nn.Dropout(tagger.tag_dropout),
                                       nn.Linear(wide, len(labels)))
 
-    def forward(self, sound, targets, first):
-        """Sound as the extractor takes it, targets (B, C) of 0 and 1, `first` in stage 1 -> (losses (B,), what they would be with
-        the tags of the next recording (B,), logits (B, C)). In stage 1 the logits are what the autoencoder makes of the sound."""
-        if first:
-            sound, tags = self.project(self.audio(sound)).float(), self.encode(targets).float()
-            rebuilt = (self.decode(tags).float().sigmoid() - targets).square().mean(1)
+    def forward(self, audio, targets, in_stage_1):
+        """audio: what the extractor takes; targets (B, C) of 0 and 1 -> (losses (B,), the losses with the tags of the previous
+        recording in the batch (B,), logits (B, C)). In stage 1 the logits are the decoder's output for the audio embedding."""
+        if in_stage_1:
+            audio, tags = self.project(self.audio(audio)).float(), self.encode(targets).float()
+            rebuilding = (self.decode(tags).float().sigmoid() - targets).square().mean(1)
             if self.config.tagger.detach_tags:
                 tags = tags.detach()
-            losses, others = (rebuilt + pair_loss(sound, place) for place in (tags, tags.roll(1, 0)))
-            return losses, others, self.decode(sound).float()
-        logits = self.classify(self.features(sound)).float()
-        losses, others = (F.binary_cross_entropy_with_logits(logits, wanted, reduction="none").mean(1)
-                          for wanted in (targets, targets.roll(1, 0)))
-        return losses, others, logits
+            losses, shuffled_losses = (rebuilding + pair_loss(audio, z) for z in (tags, tags.roll(1, 0)))
+            return losses, shuffled_losses, self.decode(audio).float()
+        logits = self.classify(self.features(audio)).float()
+        losses, shuffled_losses = (F.binary_cross_entropy_with_logits(logits, truth, reduction="none").mean(1)
+                                   for truth in (targets, targets.roll(1, 0)))
+        return losses, shuffled_losses, logits
 
-    def features(self, sound):
-        """(B, width). After stage 1 they stay as they are, unless `finetune_extractor` (the paper's code trains the classifier alone)."""
+    def features(self, audio):
+        """(B, width). After stage 1 the extractor is frozen (the paper's code trains the classifier alone), unless
+        `finetune_extractor`."""
         if self.config.tagger.joint and not self.config.tagger.finetune_extractor:
             with torch.no_grad(), evaluating(self.audio):
-                return self.audio(sound)
-        return self.audio(sound)
+                return self.audio(audio)
+        return self.audio(audio)
 
     @torch.inference_mode()
-    def ask(self, waves, targets=None, first=False):
-        """Waves (N, samples), targets (N, C) -> (losses (N,), others (N,), logits (N, C)) on the CPU, in eval mode and float32.
-        Of losses without targets nothing can be said."""
-        device, answers = next(self.parameters()).device, []
+    def predict(self, waveforms, targets=None, in_stage_1=False):
+        """Waveforms (N, samples), a numpy array, targets (N, C) -> (losses (N,), losses with another recording's tags (N,), logits
+        (N, C)) on the CPU, in eval mode and float32. Without targets the losses are meaningless."""
+        device, outputs = next(self.parameters()).device, []
         with evaluating(self):
-            for rows in torch.arange(len(waves)).split(BATCH):
-                wanted = torch.zeros(len(rows), len(self.labels)) if targets is None else targets[rows]
-                sound = torch.from_numpy(waves[rows.numpy()]).to(device)
-                answers.append([part.cpu() for part in self(sound, wanted.to(device), first)])
-        return [torch.cat(parts) for parts in zip(*answers)]
+            for rows in torch.arange(len(waveforms)).split(BATCH):
+                truth = torch.zeros(len(rows), len(self.labels)) if targets is None else targets[rows]
+                part = torch.from_numpy(waveforms[rows.numpy()]).to(device)
+                outputs.append([x.cpu() for x in self(part, truth.to(device), in_stage_1)])
+        return [torch.cat(parts) for parts in zip(*outputs)]
 
-    from_state, load = (classmethod(getattr(MuLan, name).__func__) for name in ("from_state", "load"))      # as a MuLan
+    def networks(self):
+        """What torch.compile compiles: [(module, whether its input shapes change)]."""
+        return [(self.audio.net if isinstance(self.audio, AudioTower) else self.audio, None)]
+
+    @classmethod
+    def load(cls, run, device=None):
+        """The trained model of a run folder or file, as MuLan.load. Raises UserError."""
+        path = checkpoint.best_of(run)
+        return cls.from_state(checkpoint.load(path), path).to(device or default_device()).eval()
+
+    @classmethod
+    def from_state(cls, state, source):
+        """The model in a checkpoint's state; error messages name `source`. Raises UserError."""
+        return restore(state, source, "joint-tags", lambda config: cls(config, state["labels"]))
 
 
-def load_run(run):
-    """The model of a run folder or checkpoint file, whatever its objective, as MuLan.load. Raises UserError."""
-    path = checkpoint.best_of(run)
-    state = checkpoint.load(path)
-    try:
-        joint = state["config"]["optim"]["objective"] == "joint-tags"
-    except (KeyError, TypeError):
-        joint = False      # MuLan says what is wrong with the file
-    return (JointTagger if joint else MuLan).from_state(state, path).to(default_device()).eval()
+# ---- the functions that train.py calls; the others come from tag_classifier.py ---------
 
 
-def autotag(model, folder, heard=None, seed=0):
-    """Tagging of the test split: macro ROC-AUC and PR-AUC over the model's labels, and over those of each set in labels.json.
+def build(config, recordings, valid):
+    """An untrained JointTagger; --audio-init and the bias of each label as in tag_classifier.build. Raises UserError."""
+    model = JointTagger(config, choose_labels(recordings, config))
+    if config.tower.audio_init:
+        print0("\n".join(init_audio(model, config.tower.audio_init)))
+    measure_prior(model, recordings, valid)
+    for last in (model.classify[-1], model.decode[-1]):
+        last.bias.data = model.label_prior.logit(1e-3)
+    return model
 
-    A recording's scores are the mean over `test_windows` evenly spaced windows. Returns what the other tasks return. Raises
-    MissingData and UserError.
-    """
-    if not isinstance(model, JointTagger):
-        raise MissingData("autotag needs a run of --objective joint-tags; zero-shot tagging is --task tagging")
-    test = [r for r in read_manifest(folder) if r.split == "test"]
-    front, count = model.config.front, model.config.tagger.test_windows
-    if len(test) < 2:
-        raise MissingData(f"{folder}: two or more 'test' recordings are needed, not {len(test)}")
-    scores = []
-    for recording in tqdm(test, desc="tagging", unit="recording", disable=None):
-        waves = np.stack([read_clip_window(recording, front.seconds, front.sample_rate, place)
-                          for place in (np.linspace(0, 1, count) if count > 1 else [0.5])])
-        scores.append(model.ask(waves)[2].sigmoid().mean(0).double().numpy())
-    if not np.isfinite(scores).all():
-        raise UserError("the model's scores are not all finite numbers; train it again")
-    sets = {"all": model.labels}
-    try:
-        sets |= {name: [label for label in members if label in model.labels] for name, members in read_labels(folder).items()
-                 if name not in sets}
-    except MissingData:
-        pass
-    return score_labels(folder, sets, model.labels, truth_table(test, model.labels), {"": np.stack(scores)}, seed)
+
+def load(state, path, recordings, valid):
+    """The JointTagger of a checkpoint's state. Raises UserError."""
+    model = JointTagger.from_state(state, path)
+    measure_prior(model, recordings, valid)
+    return model
+
+
+def backward(net, batch, step, model, world):
+    """As tag_classifier.backward; the chance loss is measured: the loss with another recording's tags."""
+    forward = partial(net, in_stage_1=step < model.stage_1)
+    return backward_in_chunks(forward, net, batch, model.config.optim, world)
+
+
+def after_step(model):
+    return {}
+
+
+def validate(model, recordings, step):
+    """{"valid_auc": macro ROC-AUC of the labels, "valid_loss", "valid_chance": the loss with another recording's tags}, in stage 1
+    those of stage 1."""
+    waveforms = np.stack(middle_windows(recordings, model.config))
+    truth = label_table(recordings, model.labels, parse_ratio(model.config.data.ratio))
+    losses, shuffled_losses, logits = model.predict(waveforms, truth, step <= model.stage_1)
+    return {"valid_auc": label_auc(logits, truth.bool()), "valid_loss": losses.mean().item(),
+            "valid_chance": shuffled_losses.mean().item()}

@@ -1,7 +1,7 @@
-"""A tar shard to samples: nothing that it says is trusted, nothing of it is written to disk, and what cannot be used is named.
+"""A tar shard to samples. Nothing in the file is trusted, nothing is written to disk, and what is skipped is reported.
 
-A shard is read from front to back, one sample in memory at a time. Members next to each other that share their name up to its
-first dot are a sample, as in the webdataset library: key.flac (or .ogg, ...) and key.json {"id", "text", "start", "duration"}.
+A shard is read from front to back, with one sample in memory at a time. Neighbouring members that share their name up to its first
+dot form a sample, as in the webdataset library: key.flac (or .ogg, ...) and key.json {"id", "text", "start", "duration"}.
 """
 import itertools
 import json
@@ -19,50 +19,51 @@ AUDIO = "flac wav ogg oga opus mp3 aif aiff aifc au caf w64 rf64 audio".split() 
 SAMPLE_LIMIT, JSON_LIMIT, HEADER_LIMIT = 2**29, 2**20, 2**16      # bytes of a sample, its JSON, a long name; our choice
 HELD_LIMIT = 2**30      # bytes of the recordings that are kept in memory for good; our choice
 
-# place: (of the shard in its list, of the sample in the shard); recording: its audio is SoundBytes, named shard/key
-Sample = namedtuple("Sample", "place recording")
+# position: (index of the shard in its list, number of the sample in the shard); recording: its audio is a SoundBytes, named
+# shard/key
+Sample = namedtuple("Sample", "position recording")
 
 
-def silent(name, why):
-    """A `note` that tells nobody."""
+def ignore(name, reason):
+    """An `on_skip` that does nothing."""
 
 
-def find_shards(places, split="train"):
-    """Folders with SPLIT-000000.tar, ..., and paths of single shards, which are all of split train -> [Path]. Raises UserError
-    where there is none."""
-    paths = []
-    for place in map(Path, [places] if isinstance(places, (str, Path)) else places):
-        found = sorted(place.glob(f"{split}-*.tar")) if place.is_dir() else [place][:split == "train"]
-        if not found or not all(path.is_file() for path in found):
-            raise UserError(f"{place}: no shard, nor a folder with {split}-000000.tar, ...; mulan_min.shards.stream pack makes one")
-        paths += found
-    return paths
+def find_shards(paths, split="train"):
+    """paths: folders with SPLIT-000000.tar, ..., or single shards, which belong to split train -> [Path of a shard]. Raises
+    UserError where there is none."""
+    shards = []
+    for path in map(Path, [paths] if isinstance(paths, (str, Path)) else paths):
+        new = sorted(path.glob(f"{split}-*.tar")) if path.is_dir() else [path][:split == "train"]
+        if not new or not all(shard.is_file() for shard in new):
+            raise UserError(f"{path}: no shard, nor a folder with {split}-000000.tar, ...; mulan_min.shards pack makes one")
+        shards += new
+    return shards
 
 
 def count_samples(paths):
-    """Samples in all the shards as the index.json beside them tell, or None where one does not."""
-    told = {}
+    """The number of samples in all shards, by the index.json beside them; None where an index.json does not say it."""
+    samples = {}
     for folder in {path.parent for path in paths}:
         try:
             rows = json.loads((folder / "index.json").read_text(encoding="utf-8"))["shards"]
-            told |= {folder / row["name"]: int(row["samples"]) for row in rows}
-        except (OSError, ValueError, LookupError, TypeError):      # webdataset writes none, or another
+            samples |= {folder / row["name"]: int(row["samples"]) for row in rows}
+        except (OSError, ValueError, LookupError, TypeError):      # webdataset writes no index.json, others another one
             continue
-    return sum(told[path] for path in paths) if told.keys() >= set(paths) else None
+    return sum(samples[path] for path in paths) if samples.keys() >= set(paths) else None
 
 
-def shown(name):
-    """A name out of a shard as messages show it: on one line, without signs that cannot be printed, not endless."""
+def printable(name):
+    """A name out of a shard for a message: on one line, unprintable characters escaped, cut to 200 characters."""
     return repr(name[:200])[1:-1]
 
 
-def members(file, tell):
-    """Yields (name, size) of the regular members of an open tar, the file standing at the first of their bytes, which need not be
-    read. What is odd goes to tell(name, why): members with a path outside, links and devices are passed over; a header that
-    cannot be believed ends the shard."""
+def members(file, on_skip):
+    """Yields (name, size) of each regular member of an open tar. The file is then at the member's first byte; the member need not
+    be read. on_skip(name, reason) reports members whose path leads outside, links and devices, which are skipped, and an invalid
+    header, which ends the shard. Python's tarfile would end silently at a damaged header: hence a parser of our own."""
     length, offset, path = os.fstat(file.fileno()).st_size, 0, None
     while True:
-        file.seek(offset)      # forward, or no step at all
+        file.seek(offset)      # forwards only
         block = file.read(512)
         if block == bytes(512):
             return
@@ -70,89 +71,92 @@ def members(file, tell):
             header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")      # checks its sum
         except tarfile.TarError as error:
             what = f"no tar header ({error})" if block else "cut off, for the end of a tar is missing"
-            return tell("", f"{what} at byte {offset} of {length}; the rest is left out")
+            return on_skip("", f"{what} at byte {offset} of {length}; the rest is left out")
         name, size, offset = path or header.name, header.size, offset + 512
         if header.islnk() or header.issym() or header.isdir() or header.isdev():
-            size = 0      # whatever they say, nothing follows them
+            size = 0      # no content follows these, whatever size they claim
         if not 0 <= size <= length - offset:
-            return tell(name, f"claims {size} bytes at byte {offset} of {length}; the rest is left out")
+            return on_skip(name, f"claims {size} bytes at byte {offset} of {length}; the rest is left out")
         offset += -(-size // 512) * 512
         if header.type in (tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME):      # a name too long for the next member's header
             if size > HEADER_LIMIT:
-                tell(name, f"a header of {size} bytes, more than {HEADER_LIMIT}; passed over")
+                on_skip(name, f"a header of {size} bytes, more than {HEADER_LIMIT}; passed over")
                 continue
             body = file.read(size)
-            # PAX has lines such as b"26 path=some long name.flac\n"; its other fields, sizes from 8 GB on, are of no use here.
-            found = re.search(rb"^\d+ path=(.*)", body, re.M) if header.type == tarfile.XHDTYPE else re.match(rb"([^\0]*)", body)
-            path = found[1].decode("utf-8", "surrogateescape") if found else path
+            # PAX has lines such as b"26 path=some long name.flac\n"; its other fields (sizes from 8 GB on) are not needed here.
+            match = re.search(rb"^\d+ path=(.*)", body, re.M) if header.type == tarfile.XHDTYPE else re.match(rb"([^\0]*)", body)
+            path = match[1].decode("utf-8", "surrogateescape") if match else path
         elif header.type not in (tarfile.XGLTYPE, tarfile.GNUTYPE_LONGLINK):
             path = None
             if name.startswith(("/", "\\")) or "\0" in name or ".." in re.split(r"[/\\]", name):
-                tell(name, "its path leads outside; passed over")
+                on_skip(name, "its path leads outside; passed over")
             elif header.type in (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE):
                 yield name, size
             elif not header.isdir():
-                tell(name, "a link, a device or another member that is no plain file; passed over")
+                on_skip(name, "a link, a device or another member that is no plain file; passed over")
 
 
-def read_shard(path, skip=0, note=silent, wanted=None, hear=True):
-    """Yields (key, {suffix: bytes}) of each sample in order. `skip` samples are passed over unread, or all but those whose
-    numbers are in the set `wanted`. Where they are not to be heard, sound is passed over as b"".
+def read_shard(path, skip=0, on_skip=ignore, wanted=None, with_audio=True):
+    """Yields (key, {suffix: bytes}) of each sample in order. The first `skip` samples are not read; with a set `wanted`, only the
+    samples with these numbers are. with_audio=False gives b"" for audio.
 
-    Raises nothing for what is in the file: a damaged shard ends early, and note(name, why) gets a line for whatever is left out
-    behind what is skipped. Memory: one sample of at most SAMPLE_LIMIT bytes."""
+    Raises nothing for what is in the file: a damaged shard ends early, and on_skip(name, reason) reports everything that is left
+    out after the first `skip` samples. Memory: one sample of at most SAMPLE_LIMIT bytes.
+    """
     shard, number, key, parts, held = Path(path).name, 0, None, {}, 0
 
-    def asked_for():
+    def is_wanted():
         return number >= skip if wanted is None else number in wanted
 
-    def tell(member, why):
+    def report(member, reason):
         if wanted is None and number >= skip:
-            name = f"{shard}/{shown(member)}" if member else shard
-            note(name, f"{name}: {why}")
+            name = f"{shard}/{printable(member)}" if member else shard
+            on_skip(name, f"{name}: {reason}")
 
     try:
         with open(path, "rb") as file:
-            for name, size in members(file, tell):
+            for name, size in members(file, report):
                 folder, slash, base = name.rpartition("/")
                 stem, dot, ext = base.partition(".")
-                if not stem or not dot or re.match(r"__[^/]*__($|/)", name):      # no sample, or notes on the shard
+                if not stem or not dot or re.match(r"__[^/]*__($|/)", name):      # no sample, or metadata of the shard
                     continue
                 if key not in (None, folder + slash + stem):
-                    if asked_for():
+                    if is_wanted():
                         yield key, parts
                     number, parts, held = number + 1, {}, 0
                 key, ext, held = folder + slash + stem, ext.lower(), held + 512 + size
                 if ext in parts or held > SAMPLE_LIMIT:
-                    why = "the second of its name" if ext in parts else f"a sample of more than {SAMPLE_LIMIT} bytes"
-                    tell(name, f"{why}; passed over")
+                    reason = "the second of its name" if ext in parts else f"a sample of more than {SAMPLE_LIMIT} bytes"
+                    report(name, f"{reason}; passed over")
                     held -= size
                 else:
-                    parts[ext] = file.read(size) if asked_for() and (hear or ext not in AUDIO) else b""
+                    parts[ext] = file.read(size) if is_wanted() and (with_audio or ext not in AUDIO) else b""
     except OSError as error:
-        tell("", f"{error.strerror}; the rest is left out")
-    if key is not None and asked_for():
+        report("", f"{error.strerror}; the rest is left out")
+    if key is not None and is_wanted():
         yield key, parts
 
 
-def read_samples(path, shard, sources, skip=0, note=silent, wanted=None, split="train", hear=True):
-    """Yields (number, Sample, or None where it has no text of `sources` or cannot be used); the rest is as in read_shard."""
+def read_samples(path, shard, sources, skip=0, on_skip=ignore, wanted=None, split="train", with_audio=True):
+    """Yields (number, Sample), or (number, None) for a sample that has no text of `sources` or cannot be used. shard: the shard's
+    index for Sample.position; the other arguments as in read_shard."""
     numbers = itertools.count(skip) if wanted is None else sorted(wanted)
-    for number, (key, parts) in zip(numbers, read_shard(path, skip, note, wanted, hear)):
-        name = f"{Path(path).name}/{shown(key)}"
+    for number, (key, parts) in zip(numbers, read_shard(path, skip, on_skip, wanted, with_audio)):
+        name = f"{Path(path).name}/{printable(key)}"
         try:
             recording = parse_sample(name, parts, sources, split)
         except UserError as error:
-            note(name, str(error))
+            on_skip(name, str(error))
             recording = None
         yield number, recording and Sample((shard, number), recording)
 
 
 def parse_sample(name, parts, sources, split):
-    """The Recording, with its text of `sources`, or None where it has none. Raises UserError for a sample that cannot be used."""
-    sound = next((content for ext, content in parts.items() if ext in AUDIO), None)
-    if sound is None or len(parts.get("json", bytes(JSON_LIMIT))) >= JSON_LIMIT:
-        raise UserError(f"{name}: needs an audio file and a .json below {JSON_LIMIT} bytes, has {shown(', '.join(parts))}")
+    """{suffix: bytes} -> Recording with its text of `sources`, or None where it has none. Raises UserError for a sample that cannot
+    be used."""
+    content = next((content for ext, content in parts.items() if ext in AUDIO), None)
+    if content is None or len(parts.get("json", bytes(JSON_LIMIT))) >= JSON_LIMIT:
+        raise UserError(f"{name}: needs an audio file and a .json below {JSON_LIMIT} bytes, has {printable(', '.join(parts))}")
     try:
         row = json.loads(parts["json"])
     except (ValueError, RecursionError) as error:
@@ -161,19 +165,19 @@ def parse_sample(name, parts, sources, split):
         raise UserError(f'{name}: its .json must be an object with a "text" like {{"sf": ["..."]}}')
     ident = row["id"] if isinstance(row.get("id"), str) and row["id"] else name
     row["text"] = {source: row["text"][source] for source in sources if row["text"].get(source)}
-    recording = make_recording(row, ident, audio.SoundBytes(sound, name), split, name)
+    recording = make_recording(row, ident, audio.SoundBytes(content, name), split, name)
     return recording if recording.text else None
 
 
-def first_recordings(paths, split, sources, count, hear):
-    """The first recordings with text of `sources` in shards: at most `count`, of HELD_LIMIT bytes in all. Where they are not to be
-    heard, their sound is not read."""
-    found, held = [], 0
+def first_recordings(paths, split, sources, count, with_audio):
+    """The first recordings in shards that have text of `sources`: at most `count`, at most HELD_LIMIT bytes in all. with_audio=False
+    leaves their audio out."""
+    recordings, held = [], 0
     for number, path in enumerate(paths):
-        for _, sample in read_samples(path, number, sources, split=split, hear=hear):
+        for _, sample in read_samples(path, number, sources, split=split, with_audio=with_audio):
             if sample:
-                found.append(sample.recording)
+                recordings.append(sample.recording)
                 held += len(sample.recording.audio.content)
-            if len(found) == count or held > HELD_LIMIT:
-                return found
-    return found
+            if len(recordings) == count or held > HELD_LIMIT:
+                return recordings
+    return recordings

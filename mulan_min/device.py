@@ -1,0 +1,43 @@
+"""Which device, which precision, and torch.compile."""
+import math
+import time
+
+import torch
+
+from mulan_min.errors import UserError
+
+
+def default_device():
+    """The GPU where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def faster_precision(device):
+    """"bf16" where matrix products gain from it, else "fp32": asks a GPU, and measures a CPU (AMX, AVX-512 BF16, ...)."""
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    seconds = {}
+    for dtype in (torch.float32, torch.bfloat16) * 9:      # the fastest of nine, since other programs may be running
+        a = torch.ones(512, 512, dtype=dtype)
+        a @ a
+        began = time.perf_counter()
+        a @ a
+        seconds[dtype] = min(seconds.get(dtype, math.inf), time.perf_counter() - began)
+    return "bf16" if seconds[torch.bfloat16] < 0.8 * seconds[torch.float32] else "fp32"
+
+
+def autocast(device, precision):
+    """Context for a forward pass: matrix products in bfloat16 if precision is "bf16", else float32 throughout."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+def compile_networks(networks, device):
+    """torch.compile, in place. networks: [(module, dynamic)]; dynamic is True where input shapes change from step to step.
+    Raises UserError where a compiler is missing."""
+    try:
+        torch.compile(lambda x: x + 1)(torch.ones(2, device=device))
+    except Exception as error:      # from torch._dynamo or torch._inductor, whose types change from version to version
+        reason = str(error).strip().splitlines()[0][:200]
+        raise UserError(f"--compile does not work here ({reason}): it needs a compiler, on a CPU g++; leave the flag out") from error
+    for module, dynamic in networks:
+        module.compile(dynamic=dynamic)

@@ -1,0 +1,151 @@
+"""The folder of a training run: opened new or to resume, its log, its checkpoints, and the clock.
+
+It holds config.json, tokenizer.json (if the run reads text), metrics.jsonl, last.pt (to resume) and best.pt (to use).
+"""
+import json
+import os
+import time
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from mulan_min import checkpoint
+from mulan_min.bert_weights import size_text_tower
+from mulan_min.config import config_from_dict, resolve
+from mulan_min.device import faster_precision
+from mulan_min.errors import UserError
+from mulan_min.files import write_json, write_text
+
+FREE_TO_CHANGE = ("workers", "log_every")      # settings that --resume may change: the weights do not depend on them
+
+
+def open_run(typed, device, restarted=False):
+    """typed: {flag: value} of the command line -> (folder, Config, state to resume from or None). Raises UserError.
+
+    restarted: torchrun has restarted the processes. Then a checkpoint is this run's own, except with --overwrite: nobody knows
+    whether it was written before or after the restart.
+    """
+    typed = dict(typed)
+    folder = Path(typed.pop("run", None) or f"runs/{typed.get('audio', 'ast')}")
+    resume, overwrite = typed.pop("resume", False), typed.pop("overwrite", False)
+    if restarted:
+        resume, overwrite = resume or not overwrite and (folder / "last.pt").exists(), False
+    return (folder, *resume_run(folder, typed)) if resume else (folder, new_run(folder, typed, overwrite, device), None)
+
+
+def new_run(folder, typed, overwrite, device):
+    """Makes a run's folder; -> its Config. Raises UserError when the folder holds a run, or cannot be written to."""
+    config = resolve(typed)
+    if config.text.text_init:
+        if config.optim.objective != "contrastive":
+            raise UserError(f"--text-init does not go with --objective {config.optim.objective}: leave it out, no text is read")
+        size_text_tower(config, typed)
+    if config.optim.precision == "auto":
+        config.optim.precision = faster_precision(device)
+    if (folder / "last.pt").exists() and not overwrite:
+        raise UserError(f"{folder} holds a run already: go on with --resume, choose another --run, or throw it away with --overwrite")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be used as run folder ({error})") from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"{folder}: may not be written to; choose another --run")
+    return config
+
+
+def resume_run(folder, typed):
+    """-> (Config, state) of the folder's last checkpoint. Raises UserError when a typed setting differs from the run's."""
+    last, best = folder / "last.pt", folder / "best.pt"
+    try:
+        state = checkpoint.load(last)
+    except UserError as error:
+        remedy = f"; if {best} is whole, copy it to {last} to go on from there" if best.is_file() else ""
+        raise UserError(f"{error}{remedy}") from error
+    config = config_from_dict(state.get("config"), last)
+    typed.pop("preset", None)
+    for section in vars(config).values():
+        for name in typed.keys() & vars(section).keys():
+            if name in FREE_TO_CHANGE:
+                setattr(section, name, typed[name])
+            elif typed[name] != getattr(section, name):
+                raise UserError(f"--{name.replace('_', '-')} {typed[name]} differs from the run's {getattr(section, name)}: "
+                                "a resumed run keeps its settings; start another with --run")
+    return config, state
+
+
+def progress_of(state, optimizer, path):
+    """Loads the optimiser's state; -> (step, best validation AUC, seconds) of a checkpoint. Raises UserError that names `path`."""
+    try:
+        optimizer.load_state_dict(state["optimizer"])
+        return int(state["step"]), float(state["best"]), float(state["seconds"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{path}: nothing to go on from, for a part is missing or odd ({error})") from error
+
+
+def clear(folder):
+    """Removes what an earlier run left in the folder, the results of its evaluation too."""
+    for path in [folder / "last.pt", folder / "best.pt", folder / "metrics.jsonl", *(folder / "eval").glob("*.json")]:
+        path.unlink(missing_ok=True)
+
+
+def write_settings(folder, config, tokenizer):
+    write_json(folder / "config.json", config.to_dict())
+    if tokenizer:
+        write_text(folder / "tokenizer.json", tokenizer.to_str(pretty=True))
+
+
+def open_metrics(path, step):
+    """metrics.jsonl, open to append, without the lines that were written after `step`."""
+    kept = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            if json.loads(line)["step"] > step:
+                break
+        except ValueError:      # a power cut may leave half a line
+            break
+        kept.append(line + "\n")
+    write_text(path, "".join(kept))
+    return open(path, "a")
+
+
+def log(metrics_file, row):
+    """Appends one row to metrics.jsonl. Raises UserError when the disk refuses."""
+    try:
+        metrics_file.write(json.dumps(row) + "\n")
+        metrics_file.flush()
+    except OSError as error:
+        with suppress(OSError):
+            metrics_file.close()
+        raise UserError(f"{metrics_file.name}: cannot be written ({error.strerror}); the last checkpoint is kept, go on with --resume") from error
+
+
+class Clock:
+    """Seconds of training, and two rates since the last log line: clips a second, and the share of time spent waiting for data.
+
+        with clock.waiting(): batch = next(batches)
+        with clock.paused(): validate()      # counts as training time, but not in the rates
+    """
+
+    def __init__(self, seconds=0.0):
+        self.began = time.perf_counter() - seconds      # `seconds` of training came before, in a run that was resumed
+        self.mark, self.waited = time.perf_counter(), 0.0
+
+    def seconds(self):
+        return time.perf_counter() - self.began
+
+    @contextmanager
+    def waiting(self):
+        began = time.perf_counter()
+        yield
+        self.waited += time.perf_counter() - began
+
+    @contextmanager
+    def paused(self):
+        began = time.perf_counter()
+        yield
+        self.mark += time.perf_counter() - began
+
+    def rates(self, clips):
+        """{"clips_per_s", "wait", "seconds"} for so many clips since the last call."""
+        passed, waited = time.perf_counter() - self.mark, self.waited
+        self.mark, self.waited = time.perf_counter(), 0.0
+        return {"clips_per_s": clips / passed, "wait": waited / passed, "seconds": self.seconds()}
