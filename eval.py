@@ -18,7 +18,7 @@ from mulan_min.companion.joint_tagger import JointTagger, autotag, load_run
 from mulan_min.errors import MissingData, UserError
 from mulan_min.files import write_atomically
 from mulan_min.report import results_table
-from mulan_min.weights import TextEncoder
+from mulan_min.bert_weights import TextEncoder
 
 TASKS = {task.__name__: task for task in (tasks.tagging, tasks.probe, tasks.retrieval, tasks.triplet, autotag)}
 

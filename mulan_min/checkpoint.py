@@ -1,7 +1,7 @@
-"""Checkpoints: one file a save, whole or not there at all, read without running any code that is in it.
+"""Checkpoints: each save writes one file that is complete or absent. Loading never runs code from the file.
 
-A state is a dictionary of tensors and plain values: step, config, tokenizer (its JSON), model, optimizer, best. A model
-alone may also stand in a .safetensors file, config and tokenizer in its notes (extra `weights`).
+A state is a dictionary of tensors and plain values: step, config, tokenizer (its JSON), model, optimizer, best. A model alone
+can also be stored as a .safetensors file, with its config and tokenizer in the metadata (needs the extra `weights`).
 """
 import json
 import os
@@ -16,46 +16,58 @@ from mulan_min.errors import UserError
 from mulan_min.files import write_atomically
 
 FORMAT = 1
+RUN_FILES = ("best.pt", "last.pt", "mulan.safetensors")     # in the order in which evaluation looks for them
 
 
 def save(path, state):
-    """Writes a state. Raises UserError, see `write_atomically`."""
+    """Writes a state to a file. Raises UserError as `write_atomically` does."""
     def write(temporary):
-        with open(temporary, "wb") as file:      # torch, given the path, says of a full disk: unexpected pos 64 vs 0
+        with open(temporary, "wb") as file:      # given a path, torch reports a full disk as "unexpected pos 64 vs 0"
             torch.save({"format": FORMAT, **state}, file)
 
     write_atomically(path, write)
 
 
 def load(path):
-    """The state in a .pt or .safetensors file, tensors on the CPU. Raises UserError when the file is missing, truncated, not a
-    checkpoint of this version, or holds anything but tensors and plain values (`weights_only`: nothing in it is executed)."""
+    """Reads the state in a .pt or .safetensors file, with its tensors on the CPU.
+
+    Raises UserError when the file is missing, truncated, not a checkpoint of this version, or holds anything except tensors
+    and plain values. torch reads it with `weights_only=True`, so nothing in it is executed.
+    """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint; train first, e.g. python train.py --audio ast")
     if path.suffix == ".safetensors":
-        model, notes = read_safetensors(path)
+        model, metadata = read_safetensors(path)
         try:
-            config, tokenizer, labels = json.loads(notes["config"]), notes["tokenizer"], json.loads(notes["labels"])
+            config, labels = json.loads(metadata["config"]), json.loads(metadata["labels"])
+            version, tokenizer = metadata["mulan_min"], metadata["tokenizer"]
         except (KeyError, ValueError):
-            notes = {}
-        if notes.get("mulan_min") != str(FORMAT):
-            raise UserError(f"{path}: not a MuLan of this version (format {FORMAT}); weights of others go to --text-init or "
+            version = None
+        if version != str(FORMAT):
+            raise UserError(f"{path}: not a MuLan of this version (format {FORMAT}); give published weights to --text-init or "
                             "--audio-init of train.py")
         return {"format": FORMAT, "config": config, "tokenizer": tokenizer, "labels": labels, "model": model}
     check_members(path)
     state = unpickle(path)
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
+    if not is_state(state):
         raise UserError(f"{path}: not a checkpoint of this version (format {FORMAT})")
     return state
 
 
+def is_state(content):
+    """Whether the content of a file is a state of this version."""
+    return isinstance(content, dict) and isinstance(content.get("format"), int) and content["format"] == FORMAT
+
+
 def check_members(path):
-    """Raises UserError unless the members of a torch.save file have the sums and the sizes that the file says: torch does not look,
-    so that a flipped bit would be a changed weight, and would unpack a member to whatever size it claims."""
+    """Raises UserError unless every member of a torch.save file (a zip archive) has the checksum and size that the archive states.
+
+    torch checks neither. A flipped bit would change a weight, and a member could claim a size that fills the memory.
+    """
     with open(path, "rb") as file:
         if file.read(4) != b"PK\3\4":
-            return      # no zip: `unpickle` says what is wrong with it
+            return      # not a zip archive: `unpickle` reports what is wrong
     try:
         with zipfile.ZipFile(path) as file:
             claimed = sum(member.file_size for member in file.infolist())
@@ -63,49 +75,47 @@ def check_members(path):
     except Exception as error:      # zipfile raises a dozen types for damaged files
         damaged = str(error) or type(error).__name__
     if damaged:
-        raise UserError(f"{path}: not a checkpoint that can be read, for it is damaged or truncated ({damaged[:120]!r})")
+        raise UserError(f"{path}: not a checkpoint that can be read, because it is damaged or truncated ({damaged[:120]!r})")
 
 
 def unpickle(path):
-    """What torch.save wrote. Raises UserError for a damaged file, and for one with anything but tensors and plain values."""
+    """Reads what torch.save wrote. Raises UserError for a damaged file, and for content other than tensors and plain values."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        what = re.search(r"(?:GLOBAL|class) ([\w.]+\w)", str(error))
-        why = f"refused, since loading {what[1]} could run code" if what else "not what torch.save writes of tensors alone"
-        raise UserError(f"{path}: {why}; get the tensors by themselves, best as .safetensors") from error
+        code = re.search(r"(?:GLOBAL|class) ([\w.]+\w)", str(error))
+        reason = f"refused, since loading {code[1]} could run code" if code else "not what torch.save writes for tensors"
+        raise UserError(f"{path}: {reason}; get a file that holds only tensors, best as .safetensors") from error
     except Exception as error:      # torch and pickle raise a dozen types for damaged files
         reason = str(error).strip().split("\n")[0][:120] or type(error).__name__
         raise UserError(f"{path}: not a checkpoint or file of weights that can be read ({reason})") from error
 
 
 def best_of(run):
-    """The file of a run to evaluate: best.pt, or last.pt where no validation has happened, or mulan.safetensors, what
-    `mulan_min.weights` writes; `run` may be a file itself."""
+    """The checkpoint file of a run folder to evaluate: best.pt, or last.pt before the first validation, or mulan.safetensors,
+    which `mulan_min.export` writes. `run` may also be a file, which is returned. Raises UserError when there is none."""
     run = Path(run)
-    if run.is_file():
-        return run
-    for name in ("best.pt", "last.pt", "mulan.safetensors"):
-        if (run / name).is_file():
-            return run / name
+    for file in (run, *(run / name for name in RUN_FILES)):
+        if file.is_file():
+            return file
     raise UserError(f"{run}: no checkpoint (best.pt or last.pt) in it; train first, e.g. python train.py --audio ast")
 
 
-def save_safetensors(path, tensors, notes):
-    """Writes {name: tensor} and {name: text}. Raises UserError, see `write_atomically`."""
+def save_safetensors(path, tensors, metadata):
+    """Writes {name: tensor} and metadata {name: text}. Raises UserError as `write_atomically` does."""
     tensors = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
-    content = _safetensors(path).save(tensors, notes)
+    content = _safetensors(path).save(tensors, metadata)
     write_atomically(path, lambda temporary: temporary.write_bytes(content))
 
 
 def read_safetensors(path):
-    """A .safetensors file -> ({name: tensor} on the CPU, {name: text}). Raises UserError for a damaged one."""
+    """A .safetensors file -> ({name: tensor} on the CPU, metadata {name: text}). Raises UserError for a damaged file."""
     try:
         with _safetensors(path).safe_open(path, "pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
     except UserError:
         raise
-    except Exception as error:      # OSError, SafetensorError, KeyError for a kind of number that torch has not
+    except Exception as error:      # OSError, SafetensorError, or KeyError for a dtype that torch does not have
         raise UserError(f"{path}: not a .safetensors file that can be read ({str(error)[:120]})") from error
 
 
