@@ -13,12 +13,16 @@ import time
 from pathlib import Path
 
 from mulan_min import checkpoint, tasks
+from mulan_min.bert_weights import TextEncoder
 from mulan_min.command_line import run_script
-from mulan_min.companion.joint_tagger import JointTagger, autotag, load_run
+from mulan_min.companion.autotag import autotag
+from mulan_min.companion.joint_tagger import JointTagger
+from mulan_min.device import default_device
 from mulan_min.errors import MissingData, UserError
 from mulan_min.files import write_atomically
+from mulan_min.mulan import MuLan
 from mulan_min.report import results_table
-from mulan_min.bert_weights import TextEncoder
+from mulan_min.tag_classifier import TagClassifier
 
 TASKS = {task.__name__: task for task in (tasks.tagging, tasks.probe, tasks.retrieval, tasks.triplet, autotag)}
 
@@ -107,6 +111,16 @@ def check_text_options(args):
         raise UserError("--text-encoder needs triplets: --data DIR, or --triplets audioset --ontology FILE")
     if args.pool and not args.text_encoder:
         raise UserError("--pool goes with --text-encoder")
+
+
+MODELS = {"contrastive": MuLan, "tags": TagClassifier, "joint-tags": JointTagger}
+
+
+def load_run(run):
+    """The model of a run folder or checkpoint file, whatever its objective, in eval mode. Raises UserError."""
+    path = checkpoint.best_of(run)
+    state = checkpoint.load(path)
+    return MODELS.get(checkpoint.objective_of(state), MuLan).from_state(state, path).to(default_device()).eval()
 
 
 def newest_run(root):

@@ -9,8 +9,7 @@ from mulan_min.config import config_from_dict
 from mulan_min.errors import UserError
 from mulan_min.mulan import AudioTower
 from mulan_min.weight_names import audio_layout
-from mulan_min.weights import (PUBLISHED_FILES, as_flags, copy_into, read_config, read_weights, rename_tensors, summarise,
-                               weights_file)
+from mulan_min.weights import PUBLISHED_FILES, as_flags, copy_into, read_config, read_weights, rename_tensors, summarise, weights_file
 
 # What a config.json must say where we support one kind only. A missing field counts as this value.
 RULES = {"ast": {"model_type": "audio-spectrogram-transformer", "hidden_act": "gelu", "qkv_bias": True},

@@ -91,6 +91,15 @@ def unpickle(path):
         raise UserError(f"{path}: not a checkpoint or file of weights that can be read ({reason})") from error
 
 
+def objective_of(state):
+    """The --objective that a checkpoint's state was trained with; "contrastive" where it names none, and loading it as a MuLan then
+    says what is wrong with it."""
+    try:
+        return str(state["config"]["optim"]["objective"])
+    except (KeyError, TypeError):
+        return "contrastive"
+
+
 def best_of(run):
     """The checkpoint file of a run folder to evaluate: best.pt, or last.pt before the first validation, or mulan.safetensors,
     which `mulan_min.export` writes. `run` may also be a file, which is returned. Raises UserError when there is none."""

@@ -14,6 +14,7 @@ from mulan_min.command_line import run_script
 from mulan_min.errors import UserError
 from mulan_min.files import new_folder, write_json, write_text
 from mulan_min.mulan import MuLan
+from mulan_min.tag_classifier import TagClassifier
 from mulan_min.weight_names import bert_names, by_our_name
 from mulan_min.weights import PUBLISHED_FILES
 
@@ -66,12 +67,14 @@ def main(argv=None):
     parser.add_argument("run", help="run folder or checkpoint file")
     parser.add_argument("out", help="folder to write: mulan.safetensors and bert/")
     args = parser.parse_args(argv)
-    model, out = MuLan.load(args.run, device="cpu"), Path(args.out)
+    out, path = Path(args.out), checkpoint.best_of(args.run)
+    state = checkpoint.load(path)
+    model = (TagClassifier if checkpoint.objective_of(state) == "tags" else MuLan).from_state(state, path)
     for path in (out / "mulan.safetensors", out / "bert"):
         if path.exists():
             raise UserError(f"{path}: exists already; delete it or give another OUT")
     save_model(model, out / "mulan.safetensors")
-    print(f"{out / 'mulan.safetensors'}: the whole model; MuLan.load reads it")
+    print(f"{out / 'mulan.safetensors'}: the whole model; {type(model).__name__}.load reads it")
     if not model.tokenizer:
         return print("a classifier (--objective tags) has no text tower to write")
     save_text(model, out / "bert")

@@ -24,7 +24,6 @@ from mulan_min.data import clip_seconds, read_manifest
 from mulan_min.errors import MissingData, UserError
 from mulan_min.labels import has_both_classes, read_labels, truth_table, unique_labels
 from mulan_min.logistic import fit_logistic, predict_logistic, whitening
-from mulan_min.mulan import UnknownLabel
 
 ROLES = ("anchor", "positive", "negative")
 PROBE_C = (0.0001, 0.001, 0.01, 0.1, 1.0, 10.0)  # inverse strengths of regularisation that are tried; our choice
@@ -296,10 +295,7 @@ def ontology_triplets(path, above="Music"):
 def embed_texts(model, texts):
     """(n, d) float64. Raises MissingData for labels that a classifier has not, UserError when the model's output is not
     finite."""
-    try:
-        return finite(model.embed_text(list(texts)), "text")
-    except UnknownLabel as error:
-        raise MissingData(str(error)) from None
+    return finite(model.embed_text(list(texts)), "text")
 
 
 def finite(vectors, kind):

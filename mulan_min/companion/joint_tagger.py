@@ -24,8 +24,7 @@ from mulan_min.device import default_device
 from mulan_min.errors import UserError
 from mulan_min.labels import label_table
 from mulan_min.mulan import AudioTower, evaluating, restore
-from mulan_min.tag_classifier import (backward_in_chunks, chances, choose_labels, label_auc, make_targets,  # noqa: F401
-                                      measure_prior, prepare, warm_up)
+from mulan_min.tag_classifier import backward_in_chunks, chances, choose_labels, label_auc, make_targets, measure_prior, prepare, warm_up  # noqa: F401
 
 BATCH = 64      # windows at a time in evaluation; our choice
 LEAVES_UNUSED = True      # each stage trains its own modules

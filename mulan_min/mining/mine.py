@@ -25,13 +25,13 @@ from tqdm import tqdm
 
 from mulan_min import metrics
 from mulan_min.bert import Bert
+from mulan_min.bert_weights import load_bert
 from mulan_min.command_line import run_script
 from mulan_min.data import COMPANIONS, read_manifest
+from mulan_min.device import default_device
 from mulan_min.errors import UserError
 from mulan_min.mining.text_rules import RULES_LF, RULES_SF, clean, count_words
-from mulan_min.mulan import default_device
 from mulan_min.report import format_table
-from mulan_min.bert_weights import load_bert
 from mulan_min.wordpiece import encode, train_wordpiece
 
 RULES = {"sf": RULES_SF, "lf": RULES_LF}     # a source that is not here stays as it is
