@@ -1,13 +1,11 @@
 """Evaluate a run: python eval.py --task tagging|probe|retrieval|triplet|autotag|all [--run runs/ast] [--data DIR]
 
-Prints a table for each task, the chance level beside every figure, and writes RUN/eval/TASK.json. With --triplets audioset
-the triplets are AudioSet's class names and descriptions. With --text-encoder they judge any BERT instead of a run:
+Prints a table for each task, with the chance level beside each value, and writes RUN/eval/TASK.json. With --ontology the
+triplets are AudioSet's class names and descriptions. With --text-encoder the triplet task evaluates any BERT instead of a run:
 
-    python eval.py --task triplet --text-encoder DIR --pool mean --triplets audioset --ontology FILE
+    python eval.py --task triplet --text-encoder DIR --pool mean --ontology FILE
 """
-
 import argparse
-import json
 import sys
 import time
 from pathlib import Path
@@ -18,102 +16,80 @@ from mulan_min.command_line import run_script
 from mulan_min.companion.autotag import autotag
 from mulan_min.companion.joint_tagger import JointTagger
 from mulan_min.device import default_device
+from mulan_min.embedding import split_embedder
 from mulan_min.errors import MissingData, UserError
-from mulan_min.files import write_atomically
+from mulan_min.files import write_json
 from mulan_min.mulan import MuLan
 from mulan_min.report import results_table
 from mulan_min.tag_classifier import TagClassifier
 
 TASKS = {task.__name__: task for task in (tasks.tagging, tasks.probe, tasks.retrieval, tasks.triplet, autotag)}
+MODELS = {"contrastive": MuLan, "tags": TagClassifier, "joint-tags": JointTagger}
 
 
 def main(argv=None):
-    """Returns {task: result} as written to the JSON files. Raises UserError."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("--task", default="all", help=", ".join(TASKS) + " or all [all]")
-    parser.add_argument("--run", metavar="DIR", help="run folder or checkpoint file [the newest under runs/]")
-    parser.add_argument("--data", metavar="DIR", action="append", help="may be repeated [the run's own]")
-    parser.add_argument("--triplets", metavar="audioset", help="triplets of the --ontology instead of a collection's")
-    parser.add_argument("--ontology", metavar="FILE", help="AudioSet's ontology.json")
-    parser.add_argument("--text-encoder", metavar="DIR", help="judge this BERT, not a run; writes below runs/")
-    parser.add_argument("--pool", help="mean (SBERT) or cls (SimCSE): how --text-encoder makes one vector [mean]")
-    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap intervals [0]")
-    args = parser.parse_args(argv)
-    if args.task not in (*TASKS, "all"):
-        raise UserError(f"--task '{args.task}' is not one of {', '.join(TASKS)}, all")
-    if args.seed < 0:
-        raise UserError(f"--seed {args.seed} must be 0 or more")
-    names = list(TASKS) if args.task == "all" else [args.task]
-    check_text_options(args)
-
+    """Evaluates a run or a text encoder. Returns {task: result} as written to the JSON files. Raises UserError."""
+    args = parse(argv)
     if args.text_encoder:
-        pool = args.pool or "mean"
-        name = "-".join(Path(args.text_encoder).resolve().parts[-2:])      # often the folder is just "model"
-        model, run = TextEncoder(args.text_encoder, pool), Path("runs") / f"{name}-{pool}"
+        model = TextEncoder(args.text_encoder, args.pool or "mean")
+        name = "-".join(Path(args.text_encoder).resolve().parts[-2:])  # two parts: often the folder is just called "model"
+        run = Path("runs") / f"{name}-{model.pool}"
         print("\n".join(model.report))
     else:
         run = Path(args.run) if args.run else newest_run(Path("runs"))
         model = load_run(run)
-        joint = isinstance(model, JointTagger)      # it reads no text, and has one task of its own
-        if args.task == "all":
-            names = [name for name in names if (name == "autotag") == joint]
-        elif joint and args.task != "autotag":
-            raise UserError(f"{run}: a run of --objective joint-tags has --task autotag alone")
-    if args.triplets:
-        started = time.perf_counter()
-        rows, notes = tasks.ontology_triplets(args.ontology)
-        result = tasks.judge_triplets(model, rows, args.seed)
-        seconds = round(time.perf_counter() - started, 2)
-        result = {"data": f"audioset ({args.ontology})", "seconds": seconds, **result, "notes": notes}
-        show("triplet", run, result)
+    names = task_names(args.task, model, run)
+    if args.ontology:
+        result = run_task("triplet", run, f"audioset ({args.ontology})", lambda: tasks.judge_triplets(
+            model, *tasks.ontology_triplets(args.ontology), args.seed))
         return {"triplet": save("triplet", run, args.seed, [result], "triplet_audioset")}
-    folders = args.data or (model.config.data.data if not args.text_encoder else [])
+
+    folders = args.data or model.config.data.data  # a text encoder always comes with --data here
     if not folders:
         raise UserError(f"{run}: its config names no collection; give one with --data DIR")
-
     for folder in folders:
         if not Path(folder).is_dir():
             raise UserError(f"{folder}: no such folder; name a collection with --data DIR")
-
-    results, missing = {name: [] for name in names}, []
+    results, skipped = {name: [] for name in names}, []
     for folder in folders:
-        heard = tasks.listener(model, folder)
+        embeddings = split_embedder(model, folder)
         for name in names:
-            started = time.perf_counter()
             try:
-                result = TASKS[name](model, folder, heard, args.seed)
+                results[name].append(run_task(
+                    name, run, str(folder), lambda: TASKS[name](model, folder, embeddings, args.seed)))
             except MissingData as error:
-                missing.append(f"{name}: {error}")
-                continue
-            seconds = round(time.perf_counter() - started, 2)
-            results[name].append({"data": str(folder), "seconds": seconds, **result})
-            show(name, run, results[name][-1])
+                skipped.append(f"{name}: {error}")
     if not any(results.values()):
-        raise UserError("; ".join(missing))
-    for line in missing:
+        raise UserError("; ".join(skipped))
+    for line in skipped:
         print(f"skipped {line}", file=sys.stderr)
-    return {name: save(name, run, args.seed, parts) for name, parts in results.items() if parts}
+    return {name: save(name, run, args.seed, collections) for name, collections in results.items() if collections}
 
 
-def check_text_options(args):
-    """Raises UserError for options that do not go together."""
-    if args.triplets not in (None, "audioset"):
-        raise UserError(f"--triplets {args.triplets} is not audioset; a collection's own triplets need no --triplets")
-    if bool(args.triplets) != bool(args.ontology):
-        raise UserError("--triplets audioset and --ontology FILE go together")
-    if (args.triplets or args.text_encoder) and args.task != "triplet":
-        raise UserError("--triplets and --text-encoder need --task triplet")
-    if args.triplets and args.data:
-        raise UserError("--triplets audioset needs no --data; leave one of them out")
-    if args.text_encoder and args.run:
-        raise UserError("--text-encoder stands instead of --run; leave one of them out")
-    if args.text_encoder and not (args.triplets or args.data):
-        raise UserError("--text-encoder needs triplets: --data DIR, or --triplets audioset --ontology FILE")
-    if args.pool and not args.text_encoder:
-        raise UserError("--pool goes with --text-encoder")
-
-
-MODELS = {"contrastive": MuLan, "tags": TagClassifier, "joint-tags": JointTagger}
+def parse(argv):
+    """The command line as a namespace. Raises UserError for a wrong value and for options that do not go together."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--task", default="all", help=", ".join(TASKS) + " or all [all]")
+    parser.add_argument("--run", metavar="DIR", help="run folder or checkpoint file [the newest under runs/]")
+    parser.add_argument("--data", metavar="DIR", action="append", help="collection; may be repeated [those of the run]")
+    parser.add_argument("--ontology", metavar="FILE", help="AudioSet's ontology.json: its triplets replace a collection's")
+    parser.add_argument("--text-encoder", metavar="DIR", help="evaluate this BERT instead of a run; results go below runs/")
+    parser.add_argument("--pool", help="how --text-encoder makes one vector: mean (SBERT) or cls (SimCSE) [mean]")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap intervals [0]")
+    args = parser.parse_args(argv)
+    for is_wrong, message in (
+        (args.task not in (*TASKS, "all"), f"--task '{args.task}' is not one of {', '.join(TASKS)}, all"),
+        (args.seed < 0, f"--seed {args.seed} must be 0 or more"),
+        ((args.ontology or args.text_encoder) and args.task != "triplet", "--ontology and --text-encoder need --task triplet"),
+        (args.ontology == "", "--ontology is empty; name AudioSet's ontology.json"),
+        (args.ontology and args.data, "--ontology needs no --data; leave one of them out"),
+        (args.text_encoder and args.run, "--text-encoder is used instead of --run; leave one of them out"),
+        (args.text_encoder and not (args.ontology or args.data), "--text-encoder needs triplets: add --data or --ontology"),
+        (args.pool and not args.text_encoder, "--pool goes with --text-encoder; leave it out or add --text-encoder DIR"),
+    ):
+        if is_wrong:
+            raise UserError(message)
+    return args
 
 
 def load_run(run):
@@ -124,27 +100,40 @@ def load_run(run):
 
 
 def newest_run(root):
-    """The run folder under `root` whose checkpoint was written last."""
+    """The run folder under `root` whose checkpoint was written last. Raises UserError if there is none."""
     runs = [path.parent for name in ("best.pt", "last.pt") for path in root.glob(f"*/{name}")]
     if not runs:
         raise UserError(f"no run under {root}/; train one (python train.py --audio ast) or give --run")
     return max(runs, key=lambda run: checkpoint.best_of(run).stat().st_mtime)
 
 
-def show(name, run, result):
-    heard = f", {result['recordings']} recordings" if result["recordings"] else ""
-    print(f"\n{name}: {run} on {result['data']}{heard}, {result['seconds']:.1f} s")
+def task_names(task, model, run):
+    """The tasks to run. A joint tagger reads no text, so autotag is its only task, and only it has this task."""
+    joint = isinstance(model, JointTagger)
+    if task == "all":
+        return [name for name in TASKS if (name == "autotag") == joint]
+    if joint and task != "autotag":
+        raise UserError(f"{run}: a run of --objective joint-tags has --task autotag alone")
+    return [task]
+
+
+def run_task(name, run, data, task):
+    """Calls task(), prints its table, and its notes on stderr. Returns its result with `data` and the seconds it took."""
+    started = time.perf_counter()
+    result = task()
+    result = {"data": data, "seconds": round(time.perf_counter() - started, 2), **result}
+    recordings = f", {result['recordings']} recordings" if result["recordings"] else ""
+    print(f"\n{name}: {run} on {data}{recordings}, {result['seconds']:.1f} s")
     print(results_table(result["sets"]))
     for note in result["notes"]:
         print(f"note: {note}", file=sys.stderr)
+    return result
 
 
 def save(name, run, seed, collections, file=None):
-    """Write RUN/eval/TASK.json, or `file`.json there, and return what is in it."""
+    """Writes RUN/eval/TASK.json (or `file`.json) and returns its content."""
     result = {"task": name, "run": str(run), "seed": seed, "collections": collections}
-    folder = (run.parent if run.is_file() else run) / "eval"
-    text = json.dumps(result, indent=1, allow_nan=False)
-    write_atomically(folder / f"{file or name}.json", lambda path: path.write_text(text))
+    write_json((run.parent if run.is_file() else run) / "eval" / f"{file or name}.json", result)
     return result
 
 

@@ -1,6 +1,6 @@
-"""Results as plain text: aligned tables with the interval and the chance level beside each figure."""
+"""Results as plain-text tables: each value has its interval and its chance level beside it."""
 
-# Key in a task's result, heading. PR-AUC of tagging and mAP of retrieval are both means of average precision.
+# Key in a task's result, heading in the table. PR-AUC of tagging and mAP of retrieval are both mean average precision.
 METRICS = {
     "roc_auc": "ROC-AUC",
     "average_precision": "PR-AUC (mAP)",
@@ -14,7 +14,7 @@ METRICS = {
 
 
 def format_table(rows, columns):
-    """Rows of cells under the headings `columns`, one string; the first two columns left, the rest right."""
+    """Rows of cells under the headings `columns` -> one string. The first two columns are aligned left, the others right."""
     cells = [[str(cell) for cell in row] for row in [columns, *rows]]
     widths = [max(map(len, column)) for column in zip(*cells)]
     lines = []
@@ -25,13 +25,13 @@ def format_table(rows, columns):
 
 
 def results_table(sets):
-    """A task's `sets` as a table, a line for each figure: set, metric, value, 95 % interval, chance."""
+    """The `sets` of a task's result (see `tasks`) -> a table with one line per metric: set, metric, value, interval, chance."""
     rows = []
     for name, content in sets.items():
         for key in (key for key in METRICS if key in content):
             value, (low, high), chance = (content[key][part] for part in ("value", "interval", "chance"))
             digits = 1 if key == "median_rank" else 3
-            numbers = [f"{number:.{digits}f}" for number in (value, low, high, chance)]
-            rows.append([name, METRICS[key], numbers[0], f"{numbers[1]} - {numbers[2]}", numbers[3]])
-            name = ""  # said once
+            value, low, high, chance = (f"{number:.{digits}f}" for number in (value, low, high, chance))
+            rows.append([name, METRICS[key], value, f"{low} - {high}", chance])
+            name = ""  # only the first line of a set shows its name
     return format_table(rows, ["set", "metric", "value", "95 % interval", "chance"])

@@ -1,4 +1,4 @@
-"""eval.py on a real checkpoint of an untrained, tiny model, and every message of a wrong call."""
+"""eval.py on a checkpoint of a tiny untrained model, and the message for each wrong call."""
 
 import importlib.util
 import json
@@ -13,10 +13,11 @@ import pytest
 import soundfile
 import torch
 
-from mulan_min import checkpoint, tasks
+from mulan_min import checkpoint
 from mulan_min.command_line import run_script
 from mulan_min.config import preset
 from mulan_min.data import read_manifest
+from mulan_min.embedding import embed_recordings
 from mulan_min.errors import UserError
 from mulan_min.metrics import roc_auc
 from mulan_min.mulan import MuLan
@@ -30,7 +31,7 @@ spec.loader.exec_module(evaluate)
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """A folder with a collection `songs` of 24 short noises, and a run `runs/tiny` whose config names it."""
+    """A folder with a collection `songs` of 24 short noises, and a run `runs/tiny` whose config names that collection."""
     root = tmp_path_factory.mktemp("world")
     songs, rng = root / "songs", np.random.default_rng(0)
     songs.mkdir()
@@ -82,10 +83,10 @@ def test_all_tasks_write_what_they_return(world, monkeypatch, capsys):
         assert result["run"] == "runs/tiny" and result["seed"] == 0
         (part,) = result["collections"]
         assert part["data"] == str(world / "songs") and part["recordings"] == (0 if name == "triplet" else 8)
-    # The figure again from the model itself, one recording at a time.
+    # The same value from the model itself, one recording at a time.
     model = MuLan.load(world / "runs" / "tiny")
     test = [r for r in read_manifest(world / "songs") if r.split == "test"]
-    audio = np.stack([tasks.embed_recordings(model, [r])[0] for r in test])
+    audio = np.stack([embed_recordings(model, [r])[0] for r in test])
     areas = []
     for label in ("loud", "quiet"):
         scores = audio @ model.embed_text([label]).numpy()[0]
@@ -127,7 +128,7 @@ def test_a_missing_file_skips_its_task_only_if_another_works(world, tmp_path, ca
         evaluate.main(["--task", "tagging", *call])
 
 
-def test_several_collections_are_judged_one_by_one(world, tmp_path):
+def test_each_collection_gets_its_own_result(world, tmp_path):
     bare = copy_songs(world, tmp_path / "bare", {"labels.json"})
     twin = copy_songs(world, tmp_path / "twin", set())
     data = [arg for folder in (world / "songs", bare, twin) for arg in ("--data", str(folder))]
@@ -137,7 +138,7 @@ def test_several_collections_are_judged_one_by_one(world, tmp_path):
     assert parts[0]["sets"] == parts[1]["sets"]
 
 
-@pytest.mark.parametrize("arguments, said", [
+@pytest.mark.parametrize("arguments, message", [
     (["--task", "dancing"], "--task 'dancing' is not one of tagging, probe, retrieval, triplet, autotag, all"),
     ([], "no run under runs/"),
     (["--run", "nowhere"], "nowhere: no checkpoint"),
@@ -145,14 +146,14 @@ def test_several_collections_are_judged_one_by_one(world, tmp_path):
     (["--run", "RUN", "--data", ".", "--task", "triplet"], "triplets.jsonl: no such file"),
     (["--run", "RUN", "--data", ".", "--task", "retrieval"], "manifest.jsonl: no such file"),
 ])  # fmt: skip
-def test_a_wrong_call_is_one_line_and_exit_code_2(world, tmp_path, monkeypatch, capsys, arguments, said):
+def test_a_wrong_call_is_one_line_and_exit_code_2(world, tmp_path, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
     arguments = [str(world / "runs" / "tiny") if a == "RUN" else a for a in arguments]
     monkeypatch.setattr(sys, "argv", ["eval.py", *arguments])
     with pytest.raises(SystemExit) as end:
         run_script(evaluate.main)
     err = capsys.readouterr().err
-    assert end.value.code == 2 and err.startswith("error: ") and err.count("\n") == 1 and said in err
+    assert end.value.code == 2 and err.startswith("error: ") and err.count("\n") == 1 and message in err
 
 
 def test_the_script_itself(tmp_path):

@@ -1,4 +1,4 @@
-"""Tables, letter by letter."""
+"""Tables, compared character by character."""
 
 from mulan_min.report import format_table, results_table
 
@@ -12,7 +12,7 @@ def test_a_table_is_aligned():
     )  # fmt: skip
 
 
-def test_results_show_the_interval_and_the_chance_beside_each_figure():
+def test_results_show_the_interval_and_the_chance_level_beside_each_value():
     auc = {"value": 0.91, "interval": [0.9, 0.9204], "chance": 0.5}
     rank = {"value": 3.0, "interval": [2.0, 11.5], "chance": 20.5}
     genre = {"labels": {}, "median_rank": rank, "roc_auc": auc}

@@ -1,30 +1,23 @@
-"""The four tasks on a tiny collection with known embeddings, whose figures are worked out by hand; the probe
-against scikit-learn; and one clear line for everything that can be missing or wrong."""
+"""The four tasks on a tiny collection with known embeddings and values computed by hand, the probe against scikit-learn,
+and a one-line message for everything that can be missing or wrong."""
 
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import soundfile
 import torch
 
 from mulan_min import tasks
 from mulan_min.data import Recording
 from mulan_min.errors import MissingData, UserError
+from mulan_min.labels import truth_table
 
 
 class StubModel:
-    """Looks vectors up: a recording's by its file name, a text's by itself."""
-
-    config = SimpleNamespace(front=SimpleNamespace(sample_rate=16000))
+    """Its text embeddings are given: {text: vector}."""
 
     def __init__(self, texts):
-        self.texts, self.heard = texts, []
-
-    def embed_audio(self, items):
-        self.heard += items
-        return torch.ones(len(items), 2)
+        self.texts = texts
 
     def embed_text(self, texts):
         return torch.from_numpy(np.array([self.texts[text] for text in texts], dtype=np.float32))
@@ -35,7 +28,7 @@ def recording(name, tags=(), split="test", text=None):
 
 
 def given(recordings, audio):
-    """Stands for `tasks.listener`: the recordings of a split and their embeddings, as they are."""
+    """Replaces `split_embedder`: the embeddings (N, d) of all recordings are given."""
     splits = np.array([r.split for r in recordings])
     return lambda split: ([r for r in recordings if r.split == split], audio[splits == split])
 
@@ -45,7 +38,7 @@ def write(folder, name, rows):
     (folder / name).write_text("\n".join(lines))
 
 
-# Four recordings on a line; "up" orders them d c b a, "down" a b c d, "flat" not at all.
+# Four recordings on a line. "up" ranks them d c b a, "down" ranks them a b c d, and for "flat" all are tied.
 AUDIO = np.array([[0.1, 1.0], [0.2, 1.0], [0.3, 1.0], [0.4, 1.0]])
 TEXTS = {"up": [1, 0], "down": [-1, 0], "flat": [0, 1], "never": [1, 1], "always": [1, 1]}
 FOUR = [recording("a", ["up", "always"]), recording("b", ["down", "always"]),
@@ -55,7 +48,7 @@ FOUR = [recording("a", ["up", "always"]), recording("b", ["down", "always"]),
 def test_tagging_by_hand(tmp_path):
     pair = ["up", "flat", "never", "always"]
     write(tmp_path, "labels.json", {"all": ["up", "down", "flat"], "pair": pair, "one": ["up"]})
-    train = recording("x", ["never"], split="train")  # must not count
+    train = recording("x", ["never"], split="train")  # must be ignored
     result = tasks.tagging(StubModel(TEXTS), tmp_path, given([train, *FOUR], np.vstack([[9, 9], AUDIO])))
     assert result["recordings"] == 4
     # up: positives a, c, d on ranks 4, 2, 1: 2 of 3 pairs with b are right; AP = (1 + 1 + 3/4) / 3.
@@ -64,15 +57,15 @@ def test_tagging_by_hand(tmp_path):
     assert everything["roc_auc"]["value"] == pytest.approx((2 / 3 + 2 / 3 + 1 / 2) / 3)
     assert everything["average_precision"]["value"] == pytest.approx((2.75 / 3 + 1 / 2 + 1 / 4) / 3)
     assert everything["roc_auc"]["chance"] == 0.5
-    # Mean AP over all rankings: of one positive among 4, (1 + 1/2 + 1/3 + 1/4) / 4 = 25/48; of three, by the
-    # place of the negative 1..4: (1/2 + 2/3 + 3/4, 1 + 2/3 + 3/4, 1 + 1 + 3/4, 3) / 3.
+    # Mean AP over all rankings. One positive among 4: (1 + 1/2 + 1/3 + 1/4) / 4 = 25/48. Three positives, with the
+    # negative at rank 1..4: (1/2 + 2/3 + 3/4, 1 + 2/3 + 3/4, 1 + 1 + 3/4, 3) / 3.
     three = np.mean([23 / 12, 29 / 12, 33 / 12, 36 / 12]) / 3
     assert everything["average_precision"]["chance"] == pytest.approx((three + 25 / 48 + 25 / 48) / 3)
     low, high = everything["roc_auc"]["interval"]
     assert 0 <= low <= everything["roc_auc"]["value"] <= high <= 1 and low < high
     down = {"positives": 1, "roc_auc": pytest.approx(2 / 3), "average_precision": pytest.approx(1 / 2)}
     assert everything["labels"]["down"] == down
-    # Labels on none or all of the recordings are left out, so is a set of one label; and all is said.
+    # Labels on none or all of the recordings are left out, and so is a set of one label. The notes name them all.
     assert result["sets"]["pair"]["roc_auc"]["value"] == pytest.approx((2 / 3 + 1 / 2) / 2)
     assert set(result["sets"]) == {"all", "pair"}
     notes = "\n".join(result["notes"])
@@ -97,7 +90,7 @@ def test_retrieval_by_hand(tmp_path):
     assert sets["playlist/title"]["average_precision"]["value"] == pytest.approx((1 + 1 / 2) / 2)
     assert sets["playlist/description"]["roc_auc"]["value"] == 0.0
     assert sets["playlist/description"]["average_precision"]["value"] == pytest.approx((1 / 3 + 2 / 4) / 2)
-    # One right item: (1 + 1/2 + 1/3 + 1/4) / 4. Two, over the six pairs of places:
+    # One correct item: (1 + 1/2 + 1/3 + 1/4) / 4. Two correct items, over the six pairs of ranks:
     two = np.mean([(1 / i + 2 / j) / 2 for i in range(1, 5) for j in range(i + 1, 5)])
     assert sets["playlist/title"]["average_precision"]["chance"] == pytest.approx((25 / 48 + two) / 2)
     assert sets["other/title"]["roc_auc"]["value"] == 0.5
@@ -105,13 +98,13 @@ def test_retrieval_by_hand(tmp_path):
     assert "none or all of the test recordings are left out: lines 4" in "\n".join(result["notes"])
 
 
-def test_retrieval_without_playlists_asks_for_each_recording_by_its_own_text(tmp_path):
+def test_retrieval_without_playlists_uses_the_own_text_of_each_recording(tmp_path):
     test = [recording(name, text={"sf": [name, "up"]}) for name in "abc"] + [recording("untitled")]
     model = StubModel({"a": [1, 0, 0], "b": [1, 0, 0], "c": [0, 1, 1]})
     audio = np.array([[1.0, 0, 0], [0.5, 0, 0], [0, 0, 1.0], [5, 5, 5]])
     result = tasks.retrieval(model, tmp_path, given(test, audio))
     own = result["sets"]["own text"]
-    # Scores: a and b both [1, .5, 0], c [0, 0, 1]: a and c find themselves first, b second.
+    # Scores: a and b both [1, .5, 0], c [0, 0, 1]. So a and c rank themselves first, and b ranks itself second.
     assert result["recordings"] == 3
     assert own["recall_at_1"]["value"] == pytest.approx(2 / 3)
     assert own["recall_at_1"]["chance"] == pytest.approx(1 / 3)
@@ -130,9 +123,9 @@ def test_triplets_by_hand(tmp_path):
         row("ontology", "up", "never", "always"), row("playlist", "flat", "never", "up"),
     ])  # fmt: skip
     sets = tasks.triplet(StubModel(TEXTS), tmp_path)["sets"]
-    assert sets["ontology"]["accuracy"]["value"] == pytest.approx(0.5)  # right, wrong, tied
+    assert sets["ontology"]["accuracy"]["value"] == pytest.approx(0.5)  # correct, wrong, tied
     assert sets["ontology"]["triplets"] == 3 and sets["ontology"]["anchors"] == 1
-    assert sets["ontology"]["accuracy"]["interval"] == [0.5, 0.5]  # one anchor: nothing to resample
+    assert sets["ontology"]["accuracy"]["interval"] == [0.5, 0.5]  # with one anchor every resample is the same
     assert sets["playlist"]["accuracy"] == {"value": 1.0, "interval": [1.0, 1.0], "chance": 0.5}
 
 
@@ -140,7 +133,7 @@ def test_triplets_by_hand(tmp_path):
 
 
 def cloud(seed, size, width, noise):
-    """Points on the sphere, and four labels that are linear in them up to `noise`."""
+    """Points on the unit sphere (size, width), and four labels that are linear in them except for `noise`."""
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(size, width))
     x /= np.linalg.norm(x, axis=1, keepdims=True)
@@ -149,16 +142,16 @@ def cloud(seed, size, width, noise):
 
 
 def probe_world(folder):
-    """Few noisy training points in many dimensions, so that the best C is neither the first nor the last."""
+    """Few noisy training points in many dimensions, so that the best C is neither the smallest nor the largest."""
     labels = ["w", "x", "y", "z"]
     write(folder, "labels.json", {"all": labels + ["rare"]})
     recordings, rows = [], []
     for split, size in (("train", 60), ("valid", 100), ("test", 150)):
-        x, truth = cloud(size, size, width=40, noise=np.array([0, 0.3, 1, 3]))  # easy and hard labels want another C
+        x, truth = cloud(size, size, width=40, noise=np.array([0, 0.3, 1, 3]))  # easy and hard labels need different C
         rows.append(x)
         recordings += [recording(f"{split}{i}", [labels[k] for k in np.flatnonzero(row)], split)
                        for i, row in enumerate(truth)]  # fmt: skip
-    recordings[-1].tags.append("rare")  # only in the test split: cannot be learnt
+    recordings[-1].tags.append("rare")  # only in the test split, so it cannot be learned
     return recordings, np.concatenate(rows), {name: np.eye(40)[k] for k, name in enumerate(labels)}
 
 
@@ -166,14 +159,15 @@ def test_probe_fits_train_chooses_on_valid_and_reports_test(tmp_path):
     linear = pytest.importorskip("sklearn.linear_model", reason="scikit-learn is the oracle")
     recordings, audio, texts = probe_world(tmp_path)
     result = tasks.probe(StubModel(texts), tmp_path, given(recordings, audio))
-    figures = result["sets"]["all"]
-    # The same by scikit-learn, one label and one C after the other.
+    values = result["sets"]["all"]
+    # The same with scikit-learn, one label and one C at a time.
     from sklearn.metrics import roc_auc_score
 
-    truth = tasks.truth_table(recordings, list(texts))
+    truth = truth_table(recordings, list(texts))
     parts = {"valid": slice(60, 160), "test": slice(160, 310)}
-    values, vectors = np.linalg.eigh(np.cov(audio[:60].T))      # whitened by eigenvectors: a rotation of ours, which nothing depends on
-    white = (audio - audio[:60].mean(0)) @ vectors / np.sqrt(values + 0.003 * values.mean())
+    # Whitening by eigenvectors. It differs from ours by a rotation, which changes no prediction.
+    variances, vectors = np.linalg.eigh(np.cov(audio[:60].T))
+    white = (audio - audio[:60].mean(0)) @ vectors / np.sqrt(variances + 0.003 * variances.mean())
 
     def area(part, C, k):
         fit = linear.LogisticRegression(C=C, tol=1e-8, max_iter=5000).fit(white[:60], truth[:60, k])
@@ -182,58 +176,30 @@ def test_probe_fits_train_chooses_on_valid_and_reports_test(tmp_path):
     valid = np.array([[area("valid", C, k) for k in range(4)] for C in tasks.PROBE_C])
     assert list(result["valid_roc_auc_by_C"].values()) == pytest.approx(list(valid.mean(1)), abs=2e-3)
     best = [tasks.PROBE_C.index(C) for C in result["C"].values()]
-    assert list(result["C"]) == list(texts) and len(set(best)) > 1  # else one choice for all would do as well
+    assert list(result["C"]) == list(texts) and len(set(best)) > 1  # else the test could not detect one shared C
     for k, i in enumerate(best):
         assert valid[i, k] > valid[:, k].max() - 2e-3
     test = np.mean([area("test", tasks.PROBE_C[i], k) for k, i in enumerate(best)])
-    assert figures["roc_auc"]["value"] == pytest.approx(test, abs=2e-3)
+    assert values["roc_auc"]["value"] == pytest.approx(test, abs=2e-3)
     zero_shot = np.mean([roc_auc_score(truth[160:, k], audio[160:, k]) for k in range(4)])
-    assert figures["zero_shot_roc_auc"]["value"] == pytest.approx(zero_shot, abs=1e-12)
-    assert figures["roc_auc"]["value"] > figures["zero_shot_roc_auc"]["value"] + 0.03
+    assert values["zero_shot_roc_auc"]["value"] == pytest.approx(zero_shot, abs=1e-12)
+    assert values["roc_auc"]["value"] > values["zero_shot_roc_auc"]["value"] + 0.03
     assert any("none or all of the train split are left out: rare" in note for note in result["notes"])
     json.dumps(result, allow_nan=False)
 
 
-def test_probe_never_looks_at_the_answers_of_the_test_split(tmp_path):
+def test_probe_never_uses_the_labels_of_the_test_split(tmp_path):
     recordings, audio, texts = probe_world(tmp_path)
     before = tasks.probe(StubModel(texts), tmp_path, given(recordings, audio))
     for r in recordings[160:]:
-        r.tags = [name for name in texts if name not in r.tags]  # the truth turned upside down
+        r.tags = [name for name in texts if name not in r.tags]  # every label inverted
     after = tasks.probe(StubModel(texts), tmp_path, given(recordings, audio))
     assert after["C"] == before["C"]
     auc = [result["sets"]["all"]["roc_auc"]["value"] for result in (before, after)]
     assert auc[1] == pytest.approx(1 - auc[0])
 
 
-# ---- embedding -------------------------------------------------------------------------
-
-
-def test_clips_are_cut_out_of_their_files_and_whole_files_go_by_path(tmp_path):
-    path = tmp_path / "ramp.wav"
-    ramp = np.linspace(0, 0.5, 4 * 16000, dtype=np.float32)
-    soundfile.write(path, ramp, 16000, subtype="FLOAT")
-    clips = [Recording("whole", path, "test", {}), Recording("end", path, "test", {}, start=3.0),
-             Recording("middle", path, "test", {}, start=1.0, duration=2.0),
-             Recording("beyond", path, "test", {}, start=3.0, duration=9.0)]  # fmt: skip
-    model = StubModel({})
-    assert tasks.embed_recordings(model, clips, chunk=3).shape == (4, 2)
-    assert model.heard[0] == path
-    np.testing.assert_array_equal(model.heard[1], ramp[48000:])
-    np.testing.assert_array_equal(model.heard[2], ramp[16000:48000])
-    np.testing.assert_array_equal(model.heard[3], ramp[48000:])  # no silence is added
-
-
-def test_embeddings_that_are_not_finite_are_refused(tmp_path):
-    model = StubModel({"up": [np.nan, 0], "down": [1, 0]})
-    write(tmp_path, "labels.json", {"all": ["up", "down"]})
-    with pytest.raises(UserError, match="text embeddings are not all finite"):
-        tasks.tagging(model, tmp_path, given(FOUR, AUDIO))
-    model.embed_audio = lambda items: torch.full((len(items), 2), torch.inf)
-    with pytest.raises(UserError, match="audio embeddings are not all finite"):
-        tasks.embed_recordings(model, FOUR)
-
-
-# ---- one clear line --------------------------------------------------------------------
+# ---- faults ---------------------------------------------------------------------------
 
 
 def one_line(error):
@@ -241,7 +207,7 @@ def one_line(error):
     return str(error.value)
 
 
-@pytest.mark.parametrize("task, name, content, missing, said", [
+@pytest.mark.parametrize("task, name, content, missing, message", [
     ("tagging", "labels.json", None, True, "labels.json: no such file"),
     ("tagging", "labels.json", "{", False, "not JSON"),
     ("tagging", "labels.json", '["up"]', False, "must hold"),
@@ -256,36 +222,29 @@ def one_line(error):
     ("retrieval", "playlists.jsonl", "[1]", False, "line 1: must be a JSON object"),
     ("retrieval", "playlists.jsonl", '{"title": "", "tracks": ["a"]}', False, "line 1: 'title' must be"),
     ("retrieval", "playlists.jsonl", '{"title": "up", "tracks": []}', False, "line 1: 'tracks' must be"),
+    ("retrieval", "playlists.jsonl", '{"title": "up", "tracks": ["a", 1]}', False, "line 1: 'tracks' must be"),
     ("retrieval", "playlists.jsonl", '{"title": "up", "tracks": ["q"]}', True, "no playlist holds some"),
     ("triplet", "triplets.jsonl", None, True, "triplets.jsonl: no such file"),
     ("triplet", "triplets.jsonl", '\n{"set": "s", "anchor": "up", "positive": "a"}', False, "line 2: 'neg"),
     ("triplet", "triplets.jsonl", "{]", False, "line 1: not JSON"),
+    pytest.param("triplet", "triplets.jsonl", "[" * 100000, False, "line 1: not JSON", id="deep"),
 ])  # fmt: skip
-def test_faults_of_the_collection(tmp_path, task, name, content, missing, said):
+def test_faults_of_the_collection(tmp_path, task, name, content, missing, message):
     if content is not None:
         (tmp_path / name).write_text(content)
     with pytest.raises(UserError) as error:
         getattr(tasks, task)(StubModel(TEXTS), tmp_path, given(FOUR, AUDIO))
-    assert said in one_line(error) and str(tmp_path) in one_line(error)
+    assert message in one_line(error) and str(tmp_path) in one_line(error)
     assert isinstance(error.value, MissingData) == missing
 
 
-def test_the_listener_embeds_a_split_once_and_wants_two_recordings(tmp_path):
-    for name in "abc":
-        (tmp_path / f"{name}.wav").touch()
-    write(tmp_path, "manifest.jsonl", [
-        {"id": name, "audio": f"{name}.wav", "split": split, "text": {}}
-        for name, split in (("a", "test"), ("b", "valid"), ("c", "test"))])  # fmt: skip
-    model = StubModel({})
-    heard = tasks.listener(model, tmp_path)
-    assert not model.heard
-    assert [r.id for r in heard("test")[0]] == ["a", "c"] and heard("test")[1].shape == (2, 2)
-    assert [path.name for path in model.heard] == ["a.wav", "c.wav"]
-    with pytest.raises(MissingData, match="'valid' recordings are needed, not 1"):
-        heard("valid")
+def test_text_embeddings_that_are_not_finite_are_refused(tmp_path):
+    write(tmp_path, "labels.json", {"all": ["up", "down"]})
+    with pytest.raises(UserError, match="text embeddings are not all finite"):
+        tasks.tagging(StubModel({"up": [np.nan, 0], "down": [1, 0]}), tmp_path, given(FOUR, AUDIO))
 
 
-def test_a_probe_without_a_valid_answer(tmp_path):
+def test_a_probe_without_labels_in_the_valid_split(tmp_path):
     recordings, audio, texts = probe_world(tmp_path)
     for r in recordings[60:160]:
         r.tags = []

@@ -330,7 +330,7 @@ def test_eval_judges_an_encoder_and_a_run_on_the_same_triplets(tmp_path, monkeyp
     save_bert(tmp_path / "bert")
     model = smoke_model("resnet50")
     save_run(model, "runs/tiny/best.pt")
-    asked = ["--task", "triplet", "--triplets", "audioset", "--ontology", write_ontology(tmp_path / "o.json")]
+    asked = ["--task", "triplet", "--ontology", write_ontology(tmp_path / "o.json")]
     encoder = ["--text-encoder", "bert", "--pool", "cls"]
     for call, run, judged in ((encoder, f"{tmp_path.name}-bert-cls", TextEncoder("bert", "cls")), ([], "tiny", model)):
         result = evaluate.main([*asked, *call])["triplet"]
@@ -348,11 +348,10 @@ def test_eval_judges_an_encoder_and_a_run_on_the_same_triplets(tmp_path, monkeyp
 
 
 @pytest.mark.parametrize("arguments, said", [
-    ("--task triplet --triplets other --ontology o", "--triplets other"), ("--task triplet --triplets audioset", "go together"),
-    ("--task triplet --ontology o", "go together"), ("--triplets audioset --ontology o", "need --task triplet"),
+    ("--ontology o", "need --task triplet"), ("--task triplet --ontology=", "--ontology is empty"),
     ("--text-encoder d", "need --task triplet"), ("--task triplet --text-encoder d", "needs triplets"),
     ("--task triplet --text-encoder d --run r --data x", "instead of --run"), ("--task triplet --pool cls", "--pool goes with"),
-    ("--task triplet --triplets audioset --ontology o --data x", "needs no --data"),
+    ("--task triplet --ontology o --data x", "needs no --data"),
     ("--task triplet --text-encoder nowhere --data x", "nowhere/config.json")])
 def test_wrong_calls_of_eval(tmp_path, monkeypatch, arguments, said):
     monkeypatch.chdir(tmp_path)

@@ -13,8 +13,8 @@ import matplotlib.pyplot as plt
 from mulan_min import MuLan
 from mulan_min.data import read_collection
 from mulan_min.demo.pieces import FAMILIES
+from mulan_min.embedding import embed_recordings
 from mulan_min.labels import truth_table
-from mulan_min.tasks import embed_recordings
 
 
 def main(run, picture):
