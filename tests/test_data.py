@@ -1,6 +1,7 @@
 """Manifests, windows and batches on small real folders."""
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,11 @@ import torch
 
 from mulan_min import data
 from mulan_min.config import TOWERS, resolve
+from mulan_min.contrastive import encode_texts
 from mulan_min.data import Batches, ManifestError, Recording, clip_seconds, read_clip_window, read_manifest
 from mulan_min.errors import UserError
 from mulan_min.labels import label_table, labels_of, with_tags
-from mulan_min.loader import check_lost, loader
+from mulan_min.loader import check_skipped, loader
 from mulan_min.mulan import MuLan
 from mulan_min.wordpiece import train_wordpiece
 
@@ -44,7 +46,8 @@ def write_rows(folder, rows):
 def make_batches(folder, **typed):
     config = resolve({"preset": "smoke", "batch_size": 6, "seconds": 1.0, "steps": 40, "workers": 0, **typed})
     recordings = data.read_collection([folder], "train")
-    return Batches(recordings, config, train_wordpiece([t for r in recordings for ts in r.text.values() for t in ts], 200))
+    tokenizer = train_wordpiece([t for r in recordings for ts in r.text.values() for t in ts], 200)
+    return Batches(recordings, config, partial(encode_texts, tokenizer, config.text.max_tokens))
 
 
 @pytest.mark.parametrize("change, message", [
@@ -87,16 +90,16 @@ def test_a_clip_out_of_a_long_file(tmp_path):
 def test_audio_and_text_of_a_pair_belong_together_and_windows_are_spread(tmp_path):
     make_folder(tmp_path)
     batches = make_batches(tmp_path)
-    starts = []
+    starts, tokenizer = [], batches.make_targets.args[0]
     for step in range(40):
         item = batches[step]
-        words = [batches.tokenizer.decode(row.tolist()) for row in item["tokens"]]
-        for wave, ident, text in zip(item["sound"], item["ids"], words):
+        words = [tokenizer.decode(row.tolist()) for row in item["tokens"]]
+        for wave, ident, text in zip(item["waveforms"], item["ids"], words):
             number = int(ident[1:])
             assert text.replace(" ", "").endswith(f"number{number}")
             starts.append((wave[0].item() - number / 20) * 100)
     assert 0 <= min(starts) < 0.2 and 1.8 < max(starts) <= 2.0 and 0.9 < np.mean(starts) < 1.1
-    assert "secret" not in batches.tokenizer.get_vocab()
+    assert "secret" not in tokenizer.get_vocab()
 
 
 def test_batch_is_a_function_of_the_step_whatever_the_workers(tmp_path):
@@ -105,7 +108,7 @@ def test_batch_is_a_function_of_the_step_whatever_the_workers(tmp_path):
     for workers in (0, 2):
         for step, item in zip(range(30, 34), loader(make_batches(tmp_path), 30, workers)):
             again = direct[step]
-            assert item["ids"] == again["ids"] and torch.equal(item["sound"], again["sound"])
+            assert item["ids"] == again["ids"] and torch.equal(item["waveforms"], again["waveforms"])
             assert torch.equal(item["tokens"], again["tokens"])
 
 
@@ -113,23 +116,24 @@ def test_batch_is_a_function_of_the_step_whatever_the_workers(tmp_path):
 def test_readers_make_the_spectrograms_that_the_tower_would_make(tmp_path, tower):
     make_folder(tmp_path)
     plain = make_batches(tmp_path, audio=tower)
-    model = MuLan(plain.config, plain.tokenizer).eval()
+    model = MuLan(plain.config, plain.make_targets.args[0]).eval()
     batches = make_batches(tmp_path, audio=tower)
-    batches.prepare = model.audio.spectrogram
+    batches.front_end = model.audio.spectrogram
     for workers in (0, 2):      # they compute with one thread each, the tower with several
         for step, item in zip(range(30, 32), loader(batches, 30, workers)):
-            waves = plain[step]["sound"]
-            assert item["sound"].dim() == 3 and torch.equal(item["sound"], model.audio.spectrogram(waves))
+            waves = plain[step]["waveforms"]
+            assert "waveforms" not in item and "spectrograms" not in plain[step]
+            assert item["spectrograms"].dim() == 3 and torch.equal(item["spectrograms"], model.audio.spectrogram(waves))
             with torch.no_grad():
-                assert torch.equal(model.audio(item["sound"]), model.audio(waves))
+                assert torch.equal(model.audio(item["spectrograms"]), model.audio(waves))
 
 
 def test_ranks_take_slices_of_the_same_batch(tmp_path):
     make_folder(tmp_path)
     whole = make_batches(tmp_path)
-    parts = [Batches(whole.recordings, whole.config, whole.tokenizer, rank, 4) for rank in range(4)]
+    parts = [Batches(whole.recordings, whole.config, whole.make_targets, rank, 4) for rank in range(4)]
     assert sum((part[3]["ids"] for part in parts), []) == whole[3]["ids"]
-    assert torch.equal(torch.cat([part[3]["sound"] for part in parts]), whole[3]["sound"])
+    assert torch.equal(torch.cat([part[3]["waveforms"] for part in parts]), whole[3]["waveforms"])
 
 
 def test_unreadable_recordings_are_replaced_and_named(tmp_path):
@@ -140,16 +144,16 @@ def test_unreadable_recordings_are_replaced_and_named(tmp_path):
     seen = set()
     for step in range(40):
         item = batches[step]
-        assert len(item["sound"]) == 6 and torch.isfinite(item["sound"]).all()
+        assert len(item["waveforms"]) == 6 and torch.isfinite(item["waveforms"]).all()
         seen |= set(item["ids"])
     assert seen == {row["id"] for row in rows} - {"r3", "r5"}
-    lost = batches[39]["lost"]
-    assert lost.keys() == {"r3", "r5"} and "3.wav" in lost["r3"] and "5.wav: NaN" in lost["r5"]
+    skipped = batches[39]["skipped"]
+    assert skipped.keys() == {"r3", "r5"} and "3.wav" in skipped["r3"] and "5.wav: NaN" in skipped["r5"]
     fresh = make_batches(tmp_path)[39]                                     # history does not change a batch
-    assert fresh["ids"] == batches[39]["ids"] and torch.equal(fresh["sound"], batches[39]["sound"])
+    assert fresh["ids"] == batches[39]["ids"] and torch.equal(fresh["waveforms"], batches[39]["waveforms"])
     with pytest.raises(UserError, match="2 of 8 recordings cannot be read, more than 1%.*3.wav"):
-        check_lost(lost, 8)
-    check_lost(lost, 200)
+        check_skipped(skipped, 8)
+    check_skipped(skipped, 200)
 
 
 def test_a_half_damaged_recording_is_the_same_whatever_was_read_before(tmp_path):
@@ -160,10 +164,10 @@ def test_a_half_damaged_recording_is_the_same_whatever_was_read_before(tmp_path)
     soundfile.write(tmp_path / "3.wav", sound, RATE, subtype="FLOAT")
     walked = make_batches(tmp_path)
     forward = [walked[step] for step in range(40)]
-    assert forward[-1]["lost"].keys() == {"r3"} and any("r3" in item["ids"] for item in forward[20:])
+    assert forward[-1]["skipped"].keys() == {"r3"} and any("r3" in item["ids"] for item in forward[20:])
     for step in (39, 31, 20):
         alone = make_batches(tmp_path)[step]
-        assert alone["ids"] == forward[step]["ids"] and torch.equal(alone["sound"], forward[step]["sound"])
+        assert alone["ids"] == forward[step]["ids"] and torch.equal(alone["waveforms"], forward[step]["waveforms"])
 
 
 def test_a_replacement_is_not_in_the_batch_already(tmp_path):

@@ -15,9 +15,9 @@ import torch.multiprocessing as mp
 from torch import nn
 
 import train
-from mulan_min import checkpoint, distributed
+from mulan_min import checkpoint, contrastive, distributed
 from mulan_min.config import resolve
-from mulan_min.loss import clamp_temperature, cmc_loss
+from mulan_min.loss import clamp_temperature, cmc_loss, recall_at_1
 from mulan_min.mulan import MuLan
 from mulan_min.wordpiece import encode, train_wordpiece
 
@@ -38,8 +38,8 @@ def make(audio, dtype=torch.float64, seed=0, **changes):
     rng = np.random.default_rng(seed)
     texts = [" ".join(rng.choice(WORDS, rng.integers(1, 9))) for _ in range(BATCH)]
     tokens, mask = encode(model.tokenizer, texts, 32)
-    sound = torch.from_numpy(rng.standard_normal((BATCH, config.front.n_mels, 40))).to(dtype)      # frames of 50 ms
-    return model, {"sound": sound, "tokens": tokens, "mask": mask}
+    spectrograms = torch.from_numpy(rng.standard_normal((BATCH, config.front.n_mels, 40))).to(dtype)      # frames of 50 ms
+    return model, {"spectrograms": spectrograms, "tokens": tokens, "mask": mask}
 
 
 def gradients(model):
@@ -49,10 +49,10 @@ def gradients(model):
 def whole(audio, **changes):
     """Loss, R@1, gradients and buffers of one process and the whole batch, by the plain formula."""
     model, batch = make(audio, **changes)
-    sound, text = model(**batch)
-    loss = cmc_loss(sound, text, model.temperature)
+    audio_rows, text_rows = model(batch["spectrograms"], batch["tokens"], batch["mask"])
+    loss = cmc_loss(audio_rows, text_rows, model.temperature)
     loss.backward()
-    return {"loss": loss.detach(), "right": train.recall_at_1(sound, text), **gradients(model), **dict(model.named_buffers())}
+    return {"loss": loss.detach(), "recall": recall_at_1(audio_rows, text_rows), **gradients(model), **dict(model.named_buffers())}
 
 
 def ten_steps(net, model, rank, world):
@@ -62,7 +62,7 @@ def ten_steps(net, model, rank, world):
     for step in range(10):
         batch = sliced(make("ast", torch.float32, seed=step)[1], rank, world)
         optimizer.zero_grad(set_to_none=True)
-        train.pair_backward(net, batch, model.config.optim, world)
+        contrastive.backward(net, batch, step, model, world)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         clamp_temperature(model.temperature, 0.02)
@@ -70,8 +70,8 @@ def ten_steps(net, model, rank, world):
 
 
 def sliced(batch, rank, world):
-    first = sum(distributed.shares(BATCH, world)[:rank])
-    return {name: x[first:first + distributed.shares(BATCH, world)[rank]] for name, x in batch.items()}
+    first = sum(distributed.slice_sizes(BATCH, world)[:rank])
+    return {name: x[first:first + distributed.slice_sizes(BATCH, world)[rank]] for name, x in batch.items()}
 
 
 CASES = {"ast": ("ast", {}), "ast, chunks of 2": ("ast", {"chunk_size": 2}), "resnet50": ("resnet50", {})}
@@ -86,12 +86,12 @@ def worker(rank, world, port, folder):
     for case, (audio, changes) in CASES.items():
         model, batch = make(audio, **changes)
         distributed.sync_batch_norm(model)
-        net = distributed.replicate(model)
-        loss, right = train.pair_backward(net, sliced(batch, rank, world), model.config.optim, world)
-        found[case] = {"loss": distributed.total(loss), "right": distributed.total(right), **gradients(model), **dict(model.named_buffers())}
+        net = distributed.replicate(model, find_unused=False)
+        loss, recall, _ = contrastive.backward(net, sliced(batch, rank, world), 0, model, world)
+        found[case] = {"loss": loss, "recall": recall, **gradients(model), **dict(model.named_buffers())}
     model, _ = make("ast", torch.float32)
-    found["ten steps"] = ten_steps(distributed.replicate(model), model, rank, world)
-    found["agreed"] = distributed.agree(f"from {rank}")
+    found["ten steps"] = ten_steps(distributed.replicate(model, find_unused=False), model, rank, world)
+    found["agreed"] = distributed.broadcast_object(f"from {rank}")
     torch.save(found, f"{folder}/{rank}.pt")
     del net
     distributed.stop()
@@ -179,5 +179,5 @@ def test_a_fault_of_the_user_ends_all_processes_in_one_message(small_world, tmp_
 
 def test_alone_nothing_talks_to_anybody(monkeypatch):
     monkeypatch.delenv("RANK", raising=False)
-    assert distributed.start()[:2] == (0, 1) and distributed.agree([1]) == [1] and distributed.everyone(None, None, 11) is None
-    assert distributed.shares(11, 3) == [3, 4, 4] and sum(distributed.shares(6144, 7)) == 6144
+    assert distributed.start()[:2] == (0, 1) and distributed.broadcast_object([1]) == [1] and distributed.gather_embeddings(None, None, 11) is None
+    assert distributed.slice_sizes(11, 3) == [3, 4, 4] and sum(distributed.slice_sizes(6144, 7)) == 6144

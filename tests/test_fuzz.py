@@ -28,6 +28,7 @@ from mulan_min.config import config_from_dict, resolve
 from mulan_min.data import ManifestError
 from mulan_min.errors import UserError
 from mulan_min.mulan import MuLan
+from mulan_min.tag_classifier import TagClassifier
 from mulan_min.wordpiece import train_wordpiece
 
 COUNT = int(os.environ.get("FUZZ", 2000))
@@ -249,11 +250,11 @@ def states():
     """What is in the checkpoints of two tiny models: one that reads text, one that knows labels."""
     torch.manual_seed(0)
     words = train_wordpiece(["slow sad waltz piano banjo"] * 5, 60)
-    config = resolve({"preset": "smoke", "seconds": 0.3, "n_mels": 8, "patch_mels": 8, "stride_mels": 8, "ast_width": 4, "text_width": 4,
-                      "dim": 4, "max_tokens": 8, "precision": "fp32"})
     found = []
-    for labels in ([], ["waltz", "slow"]):
-        model = MuLan(config, words, labels)
+    for objective, labels in (("contrastive", []), ("tags", ["waltz", "slow"])):
+        config = resolve({"preset": "smoke", "seconds": 0.3, "n_mels": 8, "patch_mels": 8, "stride_mels": 8, "ast_width": 4,
+                          "text_width": 4, "dim": 4, "max_tokens": 8, "precision": "fp32", "objective": objective})
+        model = TagClassifier(config, labels) if labels else MuLan(config, words)
         found.append({"step": 3, "best": 0.5, "seconds": 1.0, "config": config.to_dict(), "tokenizer": words.to_str(),
                       "labels": labels, "model": model.state_dict(), "optimizer": {}})
     return found
@@ -339,11 +340,12 @@ def rezip(content, change, path, method=zipfile.ZIP_STORED):
 
 
 def use(path):
-    """Loads a checkpoint as `MuLan.load` does, and makes one embedding of each kind."""
-    model = MuLan.from_state(checkpoint.load(path), path).eval()
-    sound = model.embed_audio([np.zeros(4800, np.float32)])
+    """Loads a checkpoint as eval.py does, and makes one embedding of each kind."""
+    state = checkpoint.load(path)
+    model = (TagClassifier if checkpoint.objective_of(state) == "tags" else MuLan).from_state(state, path).eval()
+    audio = model.embed_audio([np.zeros(4800, np.float32)])
     text = model.embed_text(["waltz"])
-    assert sound.shape == (1, model.config.space.dim) and text.shape == sound.shape
+    assert audio.shape == (1, model.config.space.dim) and text.shape == audio.shape
     return model
 
 
@@ -414,7 +416,7 @@ def test_checkpoints_that_claim_gigabytes(states, tmp_path):
             ("front", {"n_mels": 10**9}, "--n-mels"), ("front", {"window": 1e9}, "--window"), ("front", {"seconds": 1e9}, "--seconds"),
             ("front", {"sample_rate": 10**9}, "--sample-rate"), ("tower", {"ast_depth": 10**9}, "--ast-depth"),
             ("tower", {"ast_width": 10**5}, "do not fit"), ("text", {"text_width": 2**40}, "do not fit"),
-            ("text", {"max_tokens": 10**12}, "do not fit"), ("joint", {"dim": 10**9}, "do not fit"),
+            ("text", {"max_tokens": 10**12}, "do not fit"), ("space", {"dim": 10**9}, "do not fit"),
             ("tower", {"audio": "resnet50", "resnet_width": 10**5}, "do not fit")):
         checkpoint.save(path, state | {"config": with_value(state["config"], (section,), state["config"][section] | change)})
         with pytest.raises(UserError, match=match):

@@ -9,7 +9,7 @@ from mulan_min.loss import cmc_loss
 
 
 def embed_by(model):
-    return lambda part: model(part["sound"], part["tokens"], part["mask"])
+    return lambda part: model(part["spectrograms"], part["tokens"], part["mask"])
 
 
 @pytest.mark.parametrize("chunk", [1, 4, 10])
@@ -27,9 +27,9 @@ def test_chunks_replay_dropout_and_masks_and_see_the_same_statistics_twice(audio
     changes = {"text_dropout": 0.3, "audio_dropout": 0.3, "freq_mask": 8, "time_mask": 10}
     (model, batch), (reference, _) = make(audio, **changes), make(audio, **changes)
     torch.manual_seed(7)
-    parts = [reference(**{name: x[start:start + 4] for name, x in batch.items()}) for start in range(0, BATCH, 4)]
-    sound, text = map(torch.cat, zip(*parts))
-    loss = cmc_loss(sound, text, reference.temperature)
+    parts = [embed_by(reference)({name: x[start:start + 4] for name, x in batch.items()}) for start in range(0, BATCH, 4)]
+    audio_rows, text_rows = map(torch.cat, zip(*parts))
+    loss = cmc_loss(audio_rows, text_rows, reference.temperature)
     loss.backward()
     torch.manual_seed(7)
     found = chunked_backward(model, batch, 4, embed_by(model), cmc_loss)
@@ -57,4 +57,7 @@ def test_chunks_in_training(small_world, tmp_path):
                                 "--seconds", "2", "--chunk-size", chunk, *more])
             runs.append(dict(model.named_parameters()))
         for name, value in runs[0].items():
-            torch.testing.assert_close(runs[1][name], value, atol=2e-4, rtol=0)      # Adam magnifies small gradients' rounding
+            rows = torch.ones(len(value), dtype=torch.bool) if value.dim() else ...
+            if name.endswith("qkv.bias"):      # a bias of the keys has no gradient but rounding, which Adam makes steps of
+                rows[len(value) // 3:2 * len(value) // 3] = False
+            torch.testing.assert_close(runs[1][name][rows], value[rows], atol=2e-4, rtol=0)

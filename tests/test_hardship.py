@@ -15,13 +15,14 @@ import sys
 import threading
 import time
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
 import train
-from mulan_min import audio, checkpoint, data, distributed, loader
+from mulan_min import audio, checkpoint, contrastive, data, distributed, loader, run_folder
 from mulan_min.audio import AudioError
 from mulan_min.command_line import run_script
 from mulan_min.config import resolve
@@ -92,7 +93,7 @@ def same_end(run, other):
 @pytest.fixture(scope="module")
 def runs(small_world, tmp_path_factory):
     """Two runs of 12 steps: one that nothing disturbs, one with a power cut at step 9, whose checkpoints are of step 6."""
-    folder, steps, clamp = tmp_path_factory.mktemp("runs"), [], train.clamp_temperature
+    folder, steps, clamp = tmp_path_factory.mktemp("runs"), [], contrastive.clamp_temperature
 
     def crash(*given):
         steps.append(1)
@@ -102,7 +103,7 @@ def runs(small_world, tmp_path_factory):
 
     train.main(arguments(small_world, folder / "whole"))
     with pytest.MonkeyPatch.context() as patch, pytest.raises(RuntimeError, match="power cut"):
-        patch.setattr(train, "clamp_temperature", crash)
+        patch.setattr(contrastive, "clamp_temperature", crash)
         train.main(arguments(small_world, folder / "begun"))
     assert checkpoint.load(folder / "begun" / "last.pt")["step"] == checkpoint.load(folder / "begun" / "best.pt")["step"] == 6
     return folder
@@ -142,7 +143,7 @@ def test_a_full_disk_is_named_and_what_was_saved_is_gone_on_with(whole, begun, s
 
 @full_disk
 def test_a_log_without_room_is_named(small_world, tmp_path, monkeypatch):
-    monkeypatch.setattr(train, "reopen_metrics", lambda path, step: open("/dev/full", "w"))
+    monkeypatch.setattr(run_folder, "open_metrics", lambda path, step: open("/dev/full", "w"))
     with pytest.raises(UserError, match=r"^/dev/full: cannot be written \(No space left on device\); the last checkpoint is kept"):
         train.main(arguments(small_world, tmp_path / "run"))
 
@@ -232,7 +233,8 @@ def test_a_checkpoint_that_lacks_a_part_is_one_line(begun, small_world, change):
 
 def small_batches(world):
     config = resolve({"preset": "smoke", "seconds": 1.0})
-    return data.Batches(data.read_collection([world], "train"), config, train_wordpiece(["a waltz"], 100))
+    targets = partial(contrastive.encode_texts, train_wordpiece(["a waltz"], 100), 64)
+    return data.Batches(data.read_collection([world], "train"), config, targets)
 
 
 def children(pid):
@@ -264,7 +266,7 @@ def test_a_reader_that_crashes_is_one_line(small_world, monkeypatch):
     monkeypatch.setattr(data.Batches, "batch", lambda self, step: os._exit(3))
     with pytest.raises(UserError, match="^a process that reads audio has died .*; the last checkpoint is kept, go on with --resume$"):
         next(loader.loader(batches, 0, 2))
-    with pytest.raises(RuntimeError, match="of another kind"), loader.readers():
+    with pytest.raises(RuntimeError, match="of another kind"), loader.worker_errors():
         raise RuntimeError("of another kind")
 
 
@@ -359,13 +361,13 @@ def test_a_restart_does_not_take_an_earlier_run_for_its_own(begun, small_world, 
 
 
 def wait_for_a_silent_process():
-    distributed.WAIT = timedelta(seconds=1)
+    distributed.TIMEOUT = timedelta(seconds=1)
 
-    @distributed.peers()
+    @distributed.rank_errors()
     def main(argv):
         rank, _, _ = distributed.start()
         time.sleep(30 * rank)
-        distributed.total(torch.ones(1))
+        distributed.all_reduce_sum(torch.ones(1))
 
     return main
 

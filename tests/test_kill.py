@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mulan_min import checkpoint
-from mulan_min.shards.stream import pack
+from mulan_min.shards.pack import pack
 
 KILLS = 20
 # A server that has imported train.py once and forks: a new process within milliseconds, and no thread of this one in it.

@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 import tarfile
+from functools import partial
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mulan_min import distributed, loader
 from mulan_min.bert import Bert
 from mulan_min.config import parse_ratio, preset
+from mulan_min.contrastive import encode_texts
 from mulan_min.errors import UserError
 from mulan_min.loss import cmc_loss
 from mulan_min.mulan import AudioTower, TextTower
@@ -182,7 +184,7 @@ def test_samples_read_for_a_window(tmp_path, share_lf, share_aset):
                 member.size = len(content)
                 tar.addfile(member, io.BytesIO(content))
     config = stream.resolve({"batch_size": 60, "seconds": 0.1, "sample_rate": 8000, "workers": 0})
-    reader = shards.Reader(shards.ShardStream([tmp_path], config, train_wordpiece(["words"], 100)), 0, 1)
+    reader = shards.Reader(shards.ShardStream([tmp_path], config, partial(encode_texts, train_wordpiece(["words"], 100), 64)), 0, 1)
     reader.batch(0)
     before = reader.reads
     for step in range(1, 31):

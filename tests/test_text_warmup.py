@@ -32,7 +32,7 @@ def test_words_for_the_same_meet_and_empty_words_fade():
     config = resolve({"preset": "smoke", "text_warmup": 250, "text_warmup_lr": 3e-3, "batch_size": 48, "precision": "fp32"})
     torch.manual_seed(0)
     model = MuLan(config, train_wordpiece([text for group in groups for text in group], 200)).train()
-    warm_up_text(model, groups, config, torch.device("cpu"), say=lambda line: None)
+    warm_up_text(model, groups, config, torch.device("cpu"), log=lambda line: None)
     one, other = (model.embed_text([pair[side] for pair in pairs]) for side in (0, 1))
     cosines = one @ other.T
     same = torch.eye(len(pairs), dtype=torch.bool)
@@ -56,7 +56,7 @@ def test_texts_are_told_apart_afterwards():
     common = torch.tensor([[len(set(a.split()) & set(b.split())) for b in texts] for a in texts])
     apart = common == 0
     before = cosines()[apart].mean().item()
-    warm_up_text(model, [[text] for text in texts], config, torch.device("cpu"), say=lambda line: None)
+    warm_up_text(model, [[text] for text in texts], config, torch.device("cpu"), log=lambda line: None)
     after = cosines()
     assert before > 0.7 and after[apart].mean() < 0.5 * before
     assert after[common == 1].mean() > after[apart].mean() + 0.1

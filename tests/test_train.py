@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections import Counter
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +18,14 @@ from scipy.stats import entropy
 
 import eval as evaluate
 import train
-from mulan_min import checkpoint
-from mulan_min import weights as weights_out
+from mulan_min import checkpoint, contrastive, export, run_folder, tag_classifier
 from mulan_min.audio import read_window
 from mulan_min.config import TOWERS, resolve
 from mulan_min.errors import UserError
+from mulan_min.loss import recall_at_1
 from mulan_min.mulan import MuLan
-from mulan_min.shards.stream import pack
+from mulan_min.shards.pack import pack
+from mulan_min.tag_classifier import TagClassifier
 
 ROOT = Path(__file__).parent.parent
 
@@ -82,7 +82,7 @@ def test_the_log_says_whether_it_learns(small_world, tmp_path, capsys):
 
 def test_recall_at_1_by_hand():
     audio, text = torch.tensor([[1.0, 0], [0, 1.0], [0.6, 0.8]]), torch.tensor([[1.0, 0], [0.8, 0.6], [0.6, 0.8]])
-    assert train.recall_at_1(audio, text) == pytest.approx(2 / 3)      # nearest texts: 0, 2, 2
+    assert recall_at_1(audio, text) == pytest.approx(2 / 3)      # nearest texts: 0, 2, 2
 
 
 def test_gradients_are_clipped(small_world, tmp_path, monkeypatch):
@@ -98,7 +98,7 @@ def test_gradients_are_clipped(small_world, tmp_path, monkeypatch):
 
 
 def interrupted(world, run, audio, monkeypatch, at, action):
-    calls, clamp = [], train.clamp_temperature
+    calls, clamp = [], contrastive.clamp_temperature
 
     def counted(*args):
         calls.append(1)
@@ -106,12 +106,12 @@ def interrupted(world, run, audio, monkeypatch, at, action):
             action()
         return clamp(*args)
 
-    monkeypatch.setattr(train, "clamp_temperature", counted)
+    monkeypatch.setattr(contrastive, "clamp_temperature", counted)
     try:
         smoke(world, run, "--audio", audio)
     except RuntimeError:
         pass
-    monkeypatch.setattr(train, "clamp_temperature", clamp)
+    monkeypatch.setattr(contrastive, "clamp_temperature", clamp)
 
 
 def test_a_signal_to_the_whole_group_is_answered_by_the_trainer_alone(small_world, tmp_path):
@@ -154,7 +154,7 @@ def test_crashed_and_resumed_is_the_same_to_the_bit(whole, small_world, tmp_path
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs g++ on a CPU, and it is not here")
 def test_compiled_towers_take_the_same_steps(small_world, tmp_path, monkeypatch):
-    monkeypatch.setattr(train, "validate", lambda *_: {"valid_auc": 0.5})      # without it, half of the compiling is for another mode
+    monkeypatch.setattr(contrastive, "validate", lambda *_: {"valid_auc": 0.5})      # without it, half of the compiling is for another mode
     models, graphs = [], torch._dynamo.utils.counters["stats"]
     for flag in ("--no-compile", "--compile"):
         before = graphs["unique_graphs"]
@@ -189,7 +189,7 @@ def stream(packed, run, *more):
 
 def test_a_run_on_shards_has_the_words_and_the_validation_of_their_folder(small_world, packed, tmp_path, monkeypatch, capsys):
     judged, words = [], []
-    monkeypatch.setattr(train, "validate", lambda _, valid, *__: judged.append({r.id for r in valid}) or {"valid_auc": 0.5})
+    monkeypatch.setattr(contrastive, "validate", lambda _, valid, *__: judged.append({r.id for r in valid}) or {"valid_auc": 0.5})
     for name, run in (("folder", lambda: smoke(small_world, tmp_path / "a", "--steps", "1")),
                       ("shards", lambda: stream(packed, tmp_path / "b", "--steps", "1"))):
         model = run()
@@ -247,13 +247,13 @@ def test_the_seed_matters(whole, small_world, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_names_the_step_and_the_batch(small_world, tmp_path, monkeypatch):
-    losses, real = [], train.cmc_loss
+    losses, real = [], contrastive.cmc_loss
 
     def broken(*args):
         losses.append(real(*args))
         return losses[-1] * (math.nan if len(losses) == 8 else 1)
 
-    monkeypatch.setattr(train, "cmc_loss", broken)
+    monkeypatch.setattr(contrastive, "cmc_loss", broken)
     with pytest.raises(UserError, match=r"step 7: the loss is nan; .*: r0\d+, r0"):
         smoke(small_world, tmp_path / "run")
     assert checkpoint.load(tmp_path / "run" / "last.pt")["step"] == 6     # the last good one
@@ -299,7 +299,7 @@ def own_world(small_world, tmp_path):
 
 def test_a_source_nobody_has_is_told_before_the_text_warm_up(own_world, tmp_path, monkeypatch):
     rows, write = own_world
-    monkeypatch.setattr(train, "warm_up_text", lambda *_: pytest.fail("warmed up first"))
+    monkeypatch.setattr(contrastive, "warm_up_text", lambda *_: pytest.fail("warmed up first"))
     for row in rows:
         row["text"].pop("aset", None)
     for ratio in (["--ratio", "sf=2,aset=1"], ["--ratio", "aset=1"]):
@@ -322,9 +322,9 @@ def test_validation_leaves_out_what_cannot_be_read_and_needs_two(own_world, tmp_
 def test_half_a_line_in_the_metrics_does_not_stop_a_resumed_run(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 4}\n{"step": 8}\n{"step": 12}\n{"st')
-    train.reopen_metrics(path, 12).close()
+    run_folder.open_metrics(path, 12).close()
     assert path.read_text() == '{"step": 4}\n{"step": 8}\n{"step": 12}\n'
-    train.reopen_metrics(path, 8).close()
+    run_folder.open_metrics(path, 8).close()
     assert path.read_text() == '{"step": 4}\n{"step": 8}\n'
 
 
@@ -348,10 +348,10 @@ def test_learning_rate_rises_then_falls_to_zero():
     assert all(a >= b for a, b in zip(rates[10:], rates[11:]))
 
 
-def test_validation_counts_how_often_the_own_text_wins():
+def test_validation_counts_how_often_the_own_text_wins(monkeypatch):
     """Against counting by hand, with a tie: recording 0's text ties with 1's audio."""
     class Known:
-        config, labels = resolve({"preset": "smoke"}), ()
+        config = resolve({"preset": "smoke"})
 
         def embed_audio(self, waves):
             return torch.tensor([[1.0, 0], [1.0, 0], [0, 1.0]])
@@ -363,11 +363,8 @@ def test_validation_counts_how_often_the_own_text_wins():
         def __init__(self, text):
             self.text = {"sf": [text]}
 
-    train_read, train.read_clip_window = train.read_clip_window, lambda *_: None
-    try:
-        value = train.validate(Known(), [Recording(t) for t in ("zero", "one", "two")], ["sf"])["valid_auc"]
-    finally:
-        train.read_clip_window = train_read
+    monkeypatch.setattr(contrastive, "middle_windows", lambda *_: None)
+    value = contrastive.validate(Known(), [Recording(t) for t in ("zero", "one", "two")], 1)["valid_auc"]
     assert value == pytest.approx(((0.5 + 1) / 2 + (0 + 0.5) / 2 + 1) / 3)
 
 
@@ -393,15 +390,15 @@ def test_labels_loss_by_hand_and_its_chance(small_world, tmp_path):
     rows, truth, labels = tables(small_world, "train")
     assert model.labels == labels
     waves = torch.from_numpy(np.stack([read_window(Path(small_world) / row["audio"], 0.0, 10.0, 16000) for row in rows[:3]]))
-    optim = replace(model.config.optim, batch_size=3, chunk_size=2, precision="fp32")
-    batch = {"sound": waves, "targets": torch.tensor(truth[:3]).float()}
-    loss, right, _ = train.clip_backward(partial(train.label_losses, model), model, batch, optim, 1)
+    model.config.optim = replace(model.config.optim, batch_size=3, chunk_size=2, precision="fp32")
+    batch = {"waveforms": waves, "targets": torch.tensor(truth[:3]).float()}
+    loss, recall, _ = tag_classifier.backward(model, batch, 0, model, 1)
     audio = model.audio(waves).detach().double().numpy()
-    vectors, bias, tau = (x.detach().double().numpy() for x in (model.text.vectors, model.text.bias, model.temperature))
+    vectors, bias, tau = (x.detach().double().numpy() for x in (model.classifier.vectors, model.classifier.bias, model.temperature))
     logits = np.array([[sum(a * v) / tau + b for v, b in zip(vectors, bias)] for a in audio])
     chance = 1 / (1 + np.exp(-logits))
     assert loss.item() == pytest.approx(-np.where(truth[:3], np.log(chance), np.log(1 - chance)).mean(), rel=1e-5)
-    assert right.item() == pytest.approx(np.mean([truth[i, logits[i].argmax()] for i in range(3)]))
+    assert recall.item() == pytest.approx(np.mean([truth[i, logits[i].argmax()] for i in range(3)]))
     # who always answers with the labels' shares pays their mean entropy
     share = truth.mean(0)
     row = json.loads((tmp_path / "run" / "metrics.jsonl").open().readline())
@@ -413,7 +410,7 @@ def test_labels_loss_by_hand_and_its_chance(small_world, tmp_path):
     kept = truth.any(0) & ~truth.all(0)
     logits = (audio.double().numpy() @ vectors.T / tau + bias)[:, kept]
     with torch.no_grad():
-        found = train.label_auc(model.text(audio, model.temperature), torch.tensor(truth))
+        found = tag_classifier.label_auc(model.classifier(audio, model.temperature), torch.tensor(truth))
     assert found == pytest.approx(roc_auc_score(truth[:, kept], logits, average="macro"), abs=1e-6)
 
 
@@ -426,17 +423,17 @@ def test_a_classifier_learns_its_labels_and_another_run_starts_from_it(small_wor
     found = {}
     for name, more in (("true", []), ("shuffled", ["--shuffle-pairs"])):
         model = tags(small_world, tmp_path / name, "--steps", "150", "--valid-every", "150", "--lr", "2e-2", "--seconds", "4", *more).eval()
-        logits = model.text(model.embed_audio(waves).clone(), model.temperature).detach().numpy()
+        logits = model.classifier(model.embed_audio(waves).clone(), model.temperature).detach().numpy()
         found[name] = roc_auc_score(truth, logits, average="macro")
     assert found["true"] > 0.75 and abs(found["shuffled"] - 0.5) < 0.12
-    model = MuLan.load(tmp_path / "true")
-    row = model.text.vectors.detach()[labels.index("waltz")]
+    model = TagClassifier.load(tmp_path / "true")
+    row = model.classifier.vectors.detach()[labels.index("waltz")]
     torch.testing.assert_close(model.embed_text(["waltz"])[0], row / row.norm(), atol=1e-6, rtol=0)
     with pytest.raises(UserError, match="'a song' is no label of this model"):
         model.embed_text(["waltz", "a song"])
     evaluate.main(["--task", "tagging", "--run", str(tmp_path / "true")])
-    weights_out.main([str(tmp_path / "true"), str(tmp_path / "out")])
-    assert MuLan.load(tmp_path / "out").labels == model.labels and not (tmp_path / "out" / "bert").exists()
+    export.main([str(tmp_path / "true"), str(tmp_path / "out")])
+    assert TagClassifier.load(tmp_path / "out").labels == model.labels and not (tmp_path / "out" / "bert").exists()
     with pytest.raises(UserError, match="is no label of this model"):
         evaluate.main(["--task", "triplet", "--run", str(tmp_path / "true")])
     capsys.readouterr()
@@ -451,11 +448,11 @@ def test_a_classifier_resumes_to_the_bit(small_world, tmp_path, monkeypatch):
     tags(small_world, tmp_path / "part", "--ratio", "aset=1", "--steps", "12")
     def crash():
         raise RuntimeError("power cut")
-    calls, clamp = [], train.clamp_temperature
-    monkeypatch.setattr(train, "clamp_temperature", lambda *args: (calls.append(1), crash() if len(calls) == 9 else clamp(*args)))
+    calls, clamp = [], tag_classifier.clamp_temperature
+    monkeypatch.setattr(tag_classifier, "clamp_temperature", lambda *args: (calls.append(1), crash() if len(calls) == 9 else clamp(*args)))
     with pytest.raises(RuntimeError, match="power cut"):
         tags(small_world, tmp_path / "part", "--ratio", "aset=1", "--overwrite")
-    monkeypatch.setattr(train, "clamp_temperature", clamp)
+    monkeypatch.setattr(tag_classifier, "clamp_temperature", clamp)
     smoke(small_world, tmp_path / "part", "--resume", "--audio", "resnet50")
     assert same(weights(tmp_path / "part"), weights(tmp_path / "whole"))
     state = checkpoint.load(tmp_path / "part" / "best.pt")
@@ -475,6 +472,6 @@ def test_labels_that_cannot_be_learned_are_one_line(small_world, tmp_path):
 def test_validation_labels_are_looked_for_before_the_first_step(own_world, tmp_path, monkeypatch):
     rows, write = own_world
     world = write([row | ({"tags": ["unheard of"]} if row["split"] == "valid" else {}) for row in rows])
-    monkeypatch.setattr(train, "clip_backward", None)
+    monkeypatch.setattr(tag_classifier, "backward_in_chunks", None)
     with pytest.raises(UserError, match="no label is on some but not all recordings of split 'valid'"):
         tags(world, tmp_path / "run")

@@ -2,7 +2,7 @@
 import torch
 from common import DEVICE, compare
 
-import train
+from mulan_min import contrastive
 from mulan_min.config import resolve
 from mulan_min.mulan import MuLan
 from mulan_min.wordpiece import encode, train_wordpiece
@@ -11,7 +11,7 @@ texts = [f"a slow {mood} {lead} waltz" for mood in ("sad", "happy", "calm") for 
 config = resolve({"precision": "bf16"})
 model = MuLan(config, train_wordpiece(texts, 500)).to(DEVICE)
 tokens, mask = encode(model.tokenizer, texts, 64)
-batch = {"sound": torch.randn(len(texts), 128, 200), "tokens": tokens, "mask": mask}
+batch = {"spectrograms": torch.randn(len(texts), 128, 200), "tokens": tokens, "mask": mask}
 batch = {name: x.to(DEVICE) for name, x in batch.items()}
 
 
@@ -19,7 +19,7 @@ def step(chunk):
     def call():
         config.optim.chunk_size = chunk
         model.zero_grad(set_to_none=True)
-        train.pair_backward(model, batch, config.optim, 1)
+        contrastive.backward(model, batch, 0, model, 1)
     return call
 
 

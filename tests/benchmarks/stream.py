@@ -15,6 +15,7 @@ import sys
 import tarfile
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +25,11 @@ from scipy import signal
 
 from mulan_min.audio import read_window
 from mulan_min.config import resolve
+from mulan_min.contrastive import encode_texts
 from mulan_min.data import read_clip_window
+from mulan_min.shards.pack import pack
 from mulan_min.shards.reader import find_shards, read_samples
-from mulan_min.shards.stream import Reader, ShardStream, pack
+from mulan_min.shards.stream import Reader, ShardStream
 from mulan_min.wordpiece import train_wordpiece
 
 SOURCES, IN_SHARD, CLIPS, TIMES = ("sf", "lf", "pl", "aset"), 2000, 24, 8
@@ -54,11 +57,12 @@ def write_small(folder, samples):
 def pass_over(folder):
     """In a process of its own: four batches of 96, every sample through the reader's queues, undecoded, then four batches."""
     config = resolve({"batch_size": 96, "ratio": "sf=1,lf=1,pl=1,aset=1", "seconds": 0.1, "sample_rate": 8000, "workers": 0})
-    reader = Reader(ShardStream([folder], config, train_wordpiece(["words about number 0123456789"], 200)), 0, 1)
+    targets = partial(encode_texts, train_wordpiece(["words about number 0123456789"], 200), config.text.max_tokens)
+    reader = Reader(ShardStream([folder], config, targets), 0, 1)
     for step in range(4):
         reader.batch(step)
     began, before, resident = time.perf_counter(), reader.reads, mebibytes("VmRSS")
-    while reader.take_in():
+    while reader.read_one():
         pass
     rate, grown, reads = (reader.reads - before) / (time.perf_counter() - began), mebibytes("VmRSS") - resident, reader.reads
     for step in range(4, 8):

@@ -22,8 +22,8 @@ from torch import nn
 import eval as evaluate
 import train
 from mulan_min import checkpoint, distributed
-from mulan_min.companion import joint_tagger
-from mulan_min.companion.joint_tagger import BATCH, JointTagger, load_run, pair_loss
+from mulan_min.companion import autotag, joint_tagger
+from mulan_min.companion.joint_tagger import BATCH, JointTagger, pair_loss
 from mulan_min.config import resolve
 from mulan_min.data import read_clip_window, read_manifest
 from mulan_min.errors import UserError
@@ -47,7 +47,7 @@ def make(audio, labels=5, seconds=None, **changes):
     seconds = seconds or {"ast": 1.0, "resnet50": 1.0}.get(audio)
     config = resolve(typed | ({"seconds": seconds} if seconds else {}) | changes)
     torch.manual_seed(0)
-    model = JointTagger(config, None, [f"label {i}" for i in range(labels)])
+    model = JointTagger(config, [f"label {i}" for i in range(labels)])
     for module in model.modules():
         if isinstance(module, (nn.BatchNorm2d, nn.LayerNorm)):
             for name, tensor in {**dict(module.named_parameters()), **dict(module.named_buffers())}.items():
@@ -245,13 +245,13 @@ def test_an_answer_does_not_depend_on_the_batch(audio, first):
     model = make(audio, tag_dropout=0.5).train()
     count = BATCH + 2 if audio == "ast" else 5
     waves, targets = noise(model, count)
-    losses, others, logits = model.ask(waves.numpy(), targets, first)
+    losses, others, logits = model.predict(waves.numpy(), targets, first)
     assert model.training and logits.shape == (count, 5) and logits.std(0).min() > 1e-3
     for i in (0, 3, count - 1):
-        alone = model.ask(waves[i:i + 1].numpy(), targets[i:i + 1], first)
+        alone = model.predict(waves[i:i + 1].numpy(), targets[i:i + 1], first)
         torch.testing.assert_close(alone[0][0], losses[i], atol=1e-5, rtol=0)
         torch.testing.assert_close(alone[2][0], logits[i], atol=1e-5, rtol=0)
-    torch.testing.assert_close(model.ask(waves.numpy(), first=first)[2], logits, atol=1e-6, rtol=0)      # without targets
+    torch.testing.assert_close(model.predict(waves.numpy(), first=first)[2], logits, atol=1e-6, rtol=0)      # without targets
 
 
 # ---- gradients: chunks, processes ------------------------------------------------------
@@ -259,7 +259,7 @@ def test_an_answer_does_not_depend_on_the_batch(audio, first):
 
 def backward(model, net, batch, first, world=1):
     model.zero_grad(set_to_none=True)
-    found = train.clip_backward(lambda *pair: net(*pair, first=first), net, batch, model.config.optim, world)
+    found = joint_tagger.backward(net, batch, 0 if first else model.stage_1, model, world)
     return found, gradients(model)
 
 
@@ -280,7 +280,7 @@ def test_gradients_in_chunks_are_those_of_the_whole_batch(audio, changes, first)
     for chunk in (0, 3):
         model = make(audio, batch_size=8, chunk_size=chunk, **UNMASKED, **changes).train(audio == "ast")
         waves, targets = noise(model, 8)
-        sums, found[chunk] = backward(model, model, {"sound": waves, "targets": targets}, first)
+        sums, found[chunk] = backward(model, model, {"waveforms": waves, "targets": targets}, first)
         model.zero_grad(set_to_none=True)
         losses, others, logits = model(waves, targets, first)
         losses.mean().backward()
@@ -299,7 +299,7 @@ DISTRIBUTED = {"joint": {}, "tune": {"finetune_extractor": True}, "chunks": {"ch
 def distributed_model(changes):
     model = make("ast", seconds=0.5, batch_size=SHARED, **UNMASKED, **changes).train()
     waves, targets = noise(model, SHARED)
-    return model, {"sound": waves, "targets": targets}
+    return model, {"waveforms": waves, "targets": targets}
 
 
 def worker(rank, world, port, folder):
@@ -310,10 +310,10 @@ def worker(rank, world, port, folder):
     found = {}
     for case, changes in DISTRIBUTED.items():
         model, batch = distributed_model(changes)
-        net = distributed.replicate(model, unused=True)
+        net = distributed.replicate(model, find_unused=True)
         for first in (True, False):
             sums, found[case, first] = backward(model, net, sliced(batch, rank, world), first, world)
-            found[case, first, "sums"] = distributed.total(sums)
+            found[case, first, "sums"] = sums
     torch.save(found, f"{folder}/{rank}.pt")
     del net
     distributed.stop()
@@ -360,7 +360,7 @@ def watched(world, run, audio, *more):
         states[step] = {name: x.clone() for name, x in state.items()}
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "make_optimizer", lambda model, config: keep(0, model.state_dict()) or optimizer(model, config))
+        patch.setattr(train, "make_optimizer", lambda model, optim: keep(0, model.state_dict()) or optimizer(model, optim))
         patch.setattr(checkpoint, "save", lambda path, state: keep(state["step"], state["model"]) or save(path, state))
         patch.setattr(train, "schedule", lambda *args: stages.add(args[2]) or schedule(*args))
         model = joint(world, run, audio, *STAGES, *more)
@@ -399,7 +399,7 @@ def test_a_run_leaves_what_it_says(runs, audio):
     best = max(judged[2:], key=lambda row: row["valid_auc"])
     state = checkpoint.load(folder / "best.pt")
     assert (state["step"], state["best"], state["tokenizer"]) == (best["step"], best["valid_auc"], "")
-    again = load_run(folder)
+    again = evaluate.load_run(folder)
     assert isinstance(again, JointTagger) and not again.training and again.labels == runs(audio).model.labels
     assert same(dict(again.state_dict()), runs(audio).states[best["step"]])
 
@@ -439,7 +439,7 @@ def test_validation_by_hand(runs, audio):
     """The last row's macro ROC-AUC, and the loss with the own tags and the next one's; and stage 1's loss, of the state then."""
     roc_auc_score = pytest.importorskip("sklearn.metrics", reason="the oracle is scikit-learn").roc_auc_score
     run, seconds = runs(audio), runs(audio).model.config.front.seconds
-    model = JointTagger(run.model.config, None, run.model.labels).eval()
+    model = JointTagger(run.model.config, run.model.labels).eval()
     folder = Path(model.config.data.data[0])
     found, rows = [], [row for row in map(json.loads, (folder / "manifest.jsonl").open()) if row["split"] == "valid"]
     for row in rows:
@@ -452,7 +452,7 @@ def test_validation_by_hand(runs, audio):
     truth = np.array([[label in row["tags"] for label in model.labels] for row in rows])
     stage_1, stage_2 = ([row for row in lines(run.folder) if row["step"] == step][-1] for step in (6, 12))
     model.load_state_dict(run.states[12])
-    kept, logits, answers = truth.any(0) & ~truth.all(0), classify_by_hand(model, waves), model.ask(np.stack(found))[2].numpy()
+    kept, logits, answers = truth.any(0) & ~truth.all(0), classify_by_hand(model, waves), model.predict(np.stack(found))[2].numpy()
     np.testing.assert_allclose(answers, logits, atol=1e-5)      # whose order may differ where two are all but equal
     assert stage_2["valid_auc"] == pytest.approx(roc_auc_score(truth[:, kept], answers[:, kept], average="macro"), abs=1e-6)
     assert stage_2["valid_loss"] == pytest.approx(cross_entropy(logits, truth).mean(), abs=1e-5)
@@ -549,7 +549,7 @@ def test_stage_1_draws_unheard_sounds_to_their_own_tags_and_a_shuffled_control_d
     """L_pair falls in the control too, as everything there comes to lie in one place; but not nearer to the own tags."""
     model, folder = learned(seed)
     torch.manual_seed(seed)
-    before, _ = distances(JointTagger(model.config, None, model.labels).eval(), tones)
+    before, _ = distances(JointTagger(model.config, model.labels).eval(), tones)
     own, others = distances(model, tones)
     assert before > 0.5 and own < before / 20 and own < 0.3 * others
     first, last = (next(row for row in lines(folder) if row["step"] == step and "valid_loss" in row) for step in (19, 57))
@@ -579,12 +579,12 @@ def scores_by_hand(model, folder):
 def test_autotag_by_hand_and_by_scikit_learn(learned, tones, monkeypatch, capsys):
     sklearn = pytest.importorskip("sklearn.metrics", reason="the oracle is scikit-learn")
     _, folder = learned(0)
-    seen, score = [], joint_tagger.score_labels
-    monkeypatch.setattr(joint_tagger, "score_labels", lambda *args: seen.append(args) or score(*args))
+    seen, score = [], autotag.score_labels
+    monkeypatch.setattr(autotag, "score_labels", lambda *args: seen.append(args) or score(*args))
     result = evaluate.main(["--task", "autotag", "--run", str(folder)])["autotag"]
     assert json.loads((folder / "eval" / "autotag.json").read_text()) == result
     (part,) = result["collections"]
-    model = load_run(folder)
+    model = evaluate.load_run(folder)
     wanted, tags = scores_by_hand(model, tones)
     scores = seen[0][4][""]
     assert scores.shape == wanted.shape == (24, 8) and part["recordings"] == 24 and np.ptp(wanted[:, 0]) > 0.01
@@ -607,18 +607,18 @@ def test_autotag_by_hand_and_by_scikit_learn(learned, tones, monkeypatch, capsys
 
 def test_autotag_without_label_sets_and_with_one_window(tones, tmp_path):
     config = make("ast", test_windows=1).config
-    model = JointTagger(config, None, ["low", "high", "pitch 0"]).eval()
+    model = JointTagger(config, ["low", "high", "pitch 0"]).eval()
     rows = [json.loads(line) for line in open(Path(tones) / "manifest.jsonl")][90:99]
     for row in rows:
         row["audio"] = str(Path(tones) / row["audio"])
     (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:7]))
     with one_line("two or more 'test' recordings are needed, not 1"):
-        joint_tagger.autotag(model, tmp_path)
+        autotag.autotag(model, tmp_path)
     (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     seen = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(joint_tagger, "score_labels", lambda *args: seen.append(args))
-        joint_tagger.autotag(model, tmp_path)
+        patch.setattr(autotag, "score_labels", lambda *args: seen.append(args))
+        autotag.autotag(model, tmp_path)
     _, sets, names, truth, scores, _ = seen[0]
     middle = torch.from_numpy(np.stack([soundfile.read(row["audio"], dtype="float32")[0][4000:20000] for row in rows[6:]]))
     np.testing.assert_allclose(scores[""], sigmoid(classify_by_hand(model, middle)), atol=1e-5)
@@ -626,7 +626,7 @@ def test_autotag_without_label_sets_and_with_one_window(tones, tmp_path):
     assert truth.tolist() == [[label in row["tags"] for label in names] for row in rows[6:]]
     model.classify[0][0].weight.data[0, 0] = math.nan
     with one_line("not all finite numbers"):
-        joint_tagger.autotag(model, tmp_path)
+        autotag.autotag(model, tmp_path)
 
 
 def contrastive(folder, data):
@@ -644,7 +644,7 @@ def test_tasks_of_the_other_kind_of_run_are_one_line(learned, tones, tmp_path):
     mulan = contrastive(tmp_path / "mulan", tones)
     with one_line("autotag needs a run of --objective joint-tags"):
         evaluate.main(["--task", "autotag", "--run", str(mulan)])
-    assert type(load_run(mulan)) is MuLan
+    assert type(evaluate.load_run(mulan)) is MuLan
     assert "autotag" not in evaluate.main(["--task", "all", "--run", str(mulan)])
     for task in ("tagging", "probe", "retrieval", "triplet"):
         with one_line("a run of --objective joint-tags has --task autotag alone"):
@@ -655,7 +655,7 @@ def test_tasks_of_the_other_kind_of_run_are_one_line(learned, tones, tmp_path):
 
 @pytest.mark.parametrize("audio", ["ast", "resnet50", "sample-cnn-res-se"])
 def test_a_joint_tagger_is_not_loaded_as_a_mulan(runs, audio):
-    with one_line("best.pt: of --objective joint-tags, which is no MuLan"):
+    with one_line("best.pt: trained with --objective joint-tags, not contrastive"):
         MuLan.load(runs(audio).folder)
 
 
@@ -670,10 +670,10 @@ def test_a_checkpoint_with_another_config_is_one_line(runs, tmp_path, change, me
     change(state["config"])
     checkpoint.save(tmp_path / "best.pt", state)
     with one_line(f"best.pt: .*{message}"):
-        load_run(tmp_path)
+        evaluate.load_run(tmp_path)
     checkpoint.save(tmp_path / "best.pt", state | {"config": None})
     with one_line("best.pt: config section 'data' differs"):
-        load_run(tmp_path)
+        evaluate.load_run(tmp_path)
 
 
 # ---- bad input -------------------------------------------------------------------------
@@ -715,7 +715,7 @@ def test_label_sets_need_their_file(own_world, tmp_path):  # noqa: F811
 
 def test_without_stage_1_one_step_is_enough_and_mulans_have_no_stages(small_world, tmp_path):
     joint(small_world, tmp_path, "ast", "--no-joint", "--steps", "1")
-    assert load_run(tmp_path).config.optim.steps == 1
+    assert evaluate.load_run(tmp_path).config.optim.steps == 1
     assert resolve({"preset": "smoke", "steps": 1}).optim.steps == 1
 
 

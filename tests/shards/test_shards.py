@@ -10,6 +10,7 @@ import tarfile
 import time
 import tracemalloc
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,13 +23,16 @@ from mulan_min import data
 from mulan_min.audio import AudioError, SoundBytes
 from mulan_min.command_line import run_script
 from mulan_min.config import resolve
+from mulan_min.contrastive import encode_texts
 from mulan_min.data import Batches, read_manifest
 from mulan_min.errors import UserError
-from mulan_min.loader import quiet_worker
+from mulan_min.loader import start_worker
 from mulan_min.shards import reader as shard_reader
 from mulan_min.shards import stream as shards
+from mulan_min.shards.__main__ import main
+from mulan_min.shards.pack import pack, parse_size
 from mulan_min.shards.reader import count_samples, find_shards, read_samples, read_shard
-from mulan_min.shards.stream import ShardStream, pack, parse_size
+from mulan_min.shards.stream import ShardStream
 from mulan_min.wordpiece import train_wordpiece
 
 RATE = 16000
@@ -56,7 +60,8 @@ TOKENIZER = train_wordpiece([f"{s} one two number{i}" for s in SOURCES for i in 
 
 
 def stream(places, rank=0, world=1, cursors=None, **typed):
-    return ShardStream(places, make_config(**typed), TOKENIZER, rank, world, cursors=cursors)
+    config = make_config(**typed)
+    return ShardStream(places, config, partial(encode_texts, TOKENIZER, config.text.max_tokens), rank, world, cursors=cursors)
 
 
 def words(batch):
@@ -196,7 +201,7 @@ def test_refusals_are_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys, ar
     folder = make_folder(tmp_path / "in", 1)
     monkeypatch.setattr(sys, "argv", ["shards", "pack", str(folder), str(tmp_path / "out"), *args])
     with pytest.raises(SystemExit) as left:
-        run_script(shards.main)
+        run_script(main)
     err = capsys.readouterr().err
     assert left.value.code == 2 and not (tmp_path / "out").exists()
     assert message in err and err.startswith("error: ") and err.count("\n") == 1
@@ -209,7 +214,7 @@ def test_an_out_that_exists_and_a_missing_manifest_are_refused(tmp_path, monkeyp
     for place, message in ((folder, "out is there already"), (tmp_path, "manifest.jsonl: no such file")):
         monkeypatch.setattr(sys, "argv", ["shards", "pack", str(place), str(tmp_path / ("out" if place == folder else "new"))])
         with pytest.raises(SystemExit) as left:
-            run_script(shards.main)
+            run_script(main)
         assert left.value.code == 2 and message in capsys.readouterr().err
     assert os.listdir(tmp_path / "out") == [] and not (tmp_path / "new").exists()
 
@@ -262,14 +267,14 @@ def test_we_read_what_the_library_wrote(tmp_path):
         tar.write({"__key__": "untold", "flac": sound_bytes(kind="FLAC"), "txt": "no json"})
     assert [{"__key__": key, **parts} for key, parts in read_shard(path)] == samples_of_library(wds, path)
     notes, note = listen()
-    found = [sample for _, sample in read_samples(path, 0, SOURCES, note=note)]
+    found = [sample for _, sample in read_samples(path, 0, SOURCES, on_skip=note)]
     assert [sample and (sample.recording.id, sample.recording.audio.name) for sample in found] == \
         [(f"t{i}", f"theirs-000000.tar/set.a/{i:04d}") for i in range(7)] + [None]
     assert notes.keys() == {"theirs-000000.tar/untold"} and "has flac, txt" in notes["theirs-000000.tar/untold"]
     batch = next(iter(stream([path], ratio="sf=1")))
     assert {(ident, number) for ident, (_, number) in zip(batch["ids"], words(batch))} <= {(f"t{i}", i) for i in range(7)}
     levels = [int(ident[1:]) / 10 for ident in batch["ids"]]
-    assert batch["sound"].mean(1).tolist() == pytest.approx(levels, abs=0.02)
+    assert batch["waveforms"].mean(1).tolist() == pytest.approx(levels, abs=0.02)
 
 
 def test_odd_names_group_as_the_library_groups_them(tmp_path):
@@ -298,8 +303,8 @@ def three(path):
     return write_tar(path, *members), [sum(size[:2 * i]) for i in range(4)]
 
 
-def keys(path, note=shard_reader.silent, **how):
-    return [key for key, _ in read_shard(path, note=note, **how)]
+def keys(path, note=shard_reader.ignore, **how):
+    return [key for key, _ in read_shard(path, on_skip=note, **how)]
 
 
 def test_a_truncated_shard_keeps_what_came_before(tmp_path):
@@ -309,7 +314,7 @@ def test_a_truncated_shard_keeps_what_came_before(tmp_path):
     for cut in (*range(0, len(whole), 97), starts[1], starts[2], starts[3], starts[3] + 512):
         path.write_bytes(whole[:cut])
         notes, note = listen()
-        found = list(read_shard(path, note=note))
+        found = list(read_shard(path, on_skip=note))
         assert [parts for key, parts in found if len(parts) == 2] == [parts for _, parts in complete][:len(found)][:sum(
             len(parts) == 2 for _, parts in found)]
         assert len(found) >= sum(cut >= start for start in starts[1:])      # nothing whole is lost
@@ -359,8 +364,8 @@ def test_members_that_would_leave_the_folder_are_passed_over_by_name(tmp_path):
         add(tar, "0.json", notes_bytes())
         add(tar, "1.wav", b"2")
     notes, note = listen()
-    assert [(key, sorted(parts)) for key, parts in read_shard(path, note=note)] == [("0", ["json", "wav"]), ("1", ["wav"])]
-    assert notes.keys() == {f"x.tar/{shard_reader.shown(name)}" for name, _ in evil}
+    assert [(key, sorted(parts)) for key, parts in read_shard(path, on_skip=note)] == [("0", ["json", "wav"]), ("1", ["wav"])]
+    assert notes.keys() == {f"x.tar/{shard_reader.printable(name)}" for name, _ in evil}
     assert os.listdir(tmp_path) == ["home"] and os.listdir(home) == ["x.tar"]
     notes, note = listen()
     assert keys(path, note, skip=1) == ["1"] and not notes      # told with the sample before
@@ -399,7 +404,7 @@ def test_huge_claims_are_not_believed_and_cost_no_memory(tmp_path, monkeypatch):
         assert peak < 2**20 and message in next(iter(notes.values())), notes
     monkeypatch.setattr(shard_reader, "SAMPLE_LIMIT", 20_000)      # many small members of one sample
     notes, note = listen()
-    [(_, parts)] = read_shard(write_tar(path, *((f"0.{i}", b"1") for i in range(100))), note=note)
+    [(_, parts)] = read_shard(write_tar(path, *((f"0.{i}", b"1") for i in range(100))), on_skip=note)
     assert len(parts) == 20_000 // 513 and "a sample of more than 20000 bytes" in next(iter(notes.values()))
 
 
@@ -417,7 +422,7 @@ def test_a_sample_that_cannot_be_used_is_named(tmp_path, parts, message):
     parts = parts if "wav" in parts or "txt" in parts else {"wav": sound_bytes(), **parts}
     path = write_tar(tmp_path / "x.tar", *((f"k.{ext}", content) for ext, content in parts.items()))
     notes, note = listen()
-    assert list(read_samples(path, 0, SOURCES, note=note)) == [(0, None)] and message in notes["x.tar/k"]
+    assert list(read_samples(path, 0, SOURCES, on_skip=note)) == [(0, None)] and message in notes["x.tar/k"]
 
 
 def mutants(whole, headers, count):
@@ -459,7 +464,7 @@ def test_2000_mutated_shards_raise_nothing_but_our_errors(tmp_path, monkeypatch)
         path.write_bytes(content)
         notes, note = listen()
         began, held = time.perf_counter(), 0
-        for _, sample in read_samples(path, 0, SOURCES, note=note):
+        for _, sample in read_samples(path, 0, SOURCES, on_skip=note):
             if sample:
                 held += len(sample.recording.audio.content)
                 try:
@@ -543,7 +548,7 @@ def test_a_made_up_rate_does_not_fill_the_memory():
 def run(batches, workers=0):
     """All batches of a stream, by a DataLoader."""
     found = []
-    for batch in DataLoader(batches, batch_size=None, num_workers=workers, worker_init_fn=quiet_worker if workers else None):
+    for batch in DataLoader(batches, batch_size=None, num_workers=workers, worker_init_fn=start_worker if workers else None):
         if "error" in batch:
             raise UserError(batch["error"])
         found.append(batch)
@@ -579,14 +584,14 @@ def test_quotas_are_exact_and_pairs_belong_together(tmp_path, monkeypatch, buffe
     assert len(batches) == 12
     found = [pair for batch in batches for pair in words(batch)]
     assert [source for source, _ in found] == ["sf", "lf", "pl", "aset", "sf", "lf"] * 10
-    usual = Batches(read_manifest(folder), config, TOKENIZER)
+    usual = Batches(read_manifest(folder), config, partial(encode_texts, TOKENIZER, config.text.max_tokens))
     for step, batch in enumerate(batches):
         assert [source for source, _ in words(batch)] == [source for source, _ in words(usual[step])]
-        assert batch.keys() == usual[step].keys() | {"cursor"} and batch["lost"] == {}
+        assert batch.keys() == usual[step].keys() and batch["skipped"] == {}
         assert max(map(len, batch["cursor"]["queues"].values())) <= buffer // 4
-        assert batch["sound"].shape == usual[step]["sound"].shape and batch["sound"].dtype == torch.float32
+        assert batch["waveforms"].shape == usual[step]["waveforms"].shape and batch["waveforms"].dtype == torch.float32
         assert batch["tokens"].dtype == torch.int64 and batch["mask"].dtype == torch.bool
-        for wave, ident, (source, number) in zip(batch["sound"], batch["ids"], words(batch)):
+        for wave, ident, (source, number) in zip(batch["waveforms"], batch["ids"], words(batch)):
             assert ident == f"r{number}" and source in SOURCES[number % 4:number % 4 + 1 + number % 3]
             begins = (wave[0].item() - number / 100) * 1000
             assert -1e-4 < begins < 0.35 + 1e-4
@@ -666,7 +671,7 @@ def damaged(tmp_path_factory):
 def test_going_on_from_a_cursor_is_exact(damaged, monkeypatch, workers, buffer):
     monkeypatch.setattr(shards, "BUFFER", buffer)
     whole = run(stream(damaged, workers=workers, steps=20), workers)
-    assert len(whole) == 20 and len({name for batch in whole for name in batch["lost"]}) == 3
+    assert len(whole) == 20 and len({name for batch in whole for name in batch["skipped"]}) == 3
     for stop in (1, 2, 3, 8, 13, 19):
         cursors = {}
         for batch in whole[:stop]:
@@ -691,12 +696,12 @@ def test_cursors_of_another_run_are_refused(packed, damaged):
 
 def test_what_cannot_be_read_is_named_and_replaced(damaged):
     batches = run(stream(damaged, steps=20))
-    lost = {name: why for batch in batches for name, why in batch["lost"].items()}
+    lost = {name: why for batch in batches for name, why in batch["skipped"].items()}
     cut, evil = (f"train-{i:06d}.tar" for i in (2, 4))
     assert any(name.startswith(cut) and "the rest is left out" in why for name, why in lost.items())
     assert "a link" in lost[f"{evil}/evil.wav"]
     assert len([why for why in lost.values() if "not audio that libsndfile can read" in why]) == 1
-    assert all(len(batch["ids"]) == 6 and torch.isfinite(batch["sound"]).all() and "r7" not in batch["ids"] for batch in batches)
+    assert all(len(batch["ids"]) == 6 and torch.isfinite(batch["waveforms"]).all() and "r7" not in batch["ids"] for batch in batches)
 
 
 def test_no_readable_sample_ends_in_one_line(tmp_path):
