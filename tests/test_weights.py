@@ -19,7 +19,7 @@ from mulan_min import checkpoint, tasks, weights
 from mulan_min.bert import Bert
 from mulan_min.config import config_from_dict, resolve
 from mulan_min.errors import UserError
-from mulan_min.mining.mine import TEST, read_pairs
+from mulan_min.mining.relevance import TEST, read_pairs
 from mulan_min.mulan import MuLan
 from mulan_min.weight_names import BERT, published_bert_names, translate
 from mulan_min.weights import TextEncoder, init_audio, load_bert, read_weights, resize_positions, save_model, save_text
