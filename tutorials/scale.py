@@ -91,7 +91,7 @@ def step(v, tower, gpus, batch):
     parameters, own, link = PARAMETERS[tower] + PARAMETERS["text"], batch / gpus, v.network / 8 * 1e9
     chunks = own * getattr(v, f"kept_{tower}") * 1e6 + 16 * parameters > 0.9 * v.memory * 1e9      # AdamW: 16 bytes each
     work = own * (sound / (v.share if tower == "ast" else v.share_resnet) + text / v.share) * (4 / 3 if chunks else 1)
-    ring = 2 * (gpus - 1) / gpus / (v.nvlink * 1e9 if gpus <= MACHINE else link)      # s per byte; a ring crosses a machine's link once
+    ring = 2 * (gpus - 1) / gpus / (v.nvlink * 1e9 if gpus <= MACHINE else link)      # s per byte; each link is crossed once
     times = {"towers": work / (v.tflops * 1e12), "gradients": 4 * parameters * ring, "embeddings": 3 * batch * 128 * 4 * ring,
              "batch norm": 0 if tower == "ast" else EXCHANGES * v.wait / 1e6}
     waits = {}      # format: {part: seconds}
