@@ -22,7 +22,7 @@ from mulan_min.bert_weights import TextEncoder, load_bert
 from mulan_min.config import config_from_dict, resolve
 from mulan_min.errors import UserError
 from mulan_min.export import save_model, save_text
-from mulan_min.mining.mine import TEST, read_pairs
+from mulan_min.mining.relevance import TEST, read_pairs
 from mulan_min.mulan import MuLan
 from mulan_min.weight_names import LAYOUTS, bert_names, by_our_name
 from mulan_min.weights import read_weights, rename_tensors

@@ -1,11 +1,11 @@
-"""The companion paper's table 1 and figure 2: does a joint embedding with the tags help a tagger?
+"""Table 1 and figure 2 of the companion paper: does a joint embedding with the tags help a tagger?
 
-    python tutorials/joint_tags.py --seeds 0 1 2            # six extractors with and without, on the demo world: 36 runs
-    python tutorials/joint_tags.py --table                  # mean and sd of what is there, and paired tests
-    python tutorials/joint_tags.py --picture drums          # features of test recordings with and without, and their tags
+    python tutorials/joint_tags.py --seeds 0 1 2            # six extractors, without and with, on the demo world: 36 runs
+    python tutorials/joint_tags.py --table                  # mean and sd of the saved results, and paired tests
+    python tutorials/joint_tags.py --picture drums          # draws features and tag embeddings of the test recordings
     python tutorials/joint_tags.py --seeds 0 --label mtat --data DIR --preset paper --label-set top50      # MagnaTagATune
 
-What this script does not know goes to train.py. Raw figures are kept in tutorials/results/tagger.
+Flags that this script does not define are passed to train.py. The results are saved in tutorials/results/tagger.
 """
 import argparse
 import json
@@ -26,6 +26,7 @@ METRICS = ("roc_auc", "average_precision")
 
 
 def measure(label, audio, arm, seed, more):
+    """Trains and evaluates one run and saves its figures as JSON. `arm` is a key of ARMS; `more` are flags for train.py."""
     name = "-".join(filter(None, (label, audio, arm.replace(", ", "-").replace(" ", "-"), f"seed{seed}")))
     command = ["train.py", "--objective", "joint-tags", "--audio", audio, "--seed", str(seed), "--run", f"runs/tagger/{name}",
                "--overwrite", *ARMS[arm], *more]
@@ -41,6 +42,7 @@ def measure(label, audio, arm, seed, more):
 
 
 def tables():
+    """Prints two tables for each label of the saved results: mean ± sd over the seeds, and the differences between the arms."""
     rows = [json.loads(path.read_text()) for path in sorted((RESULTS / "tagger").glob("*.json"))]
     for label in sorted({row["label"] for row in rows}):
         found = {(r["audio"], r["arm"], r["seed"]): r for r in rows if r["label"] == label}
@@ -57,7 +59,7 @@ def tables():
             seeds = ", ".join(sorted({str(r["seed"]) for arm in arms for r in own[arm]}))
             print(f"| {audio} | {' | '.join(cells)} | {seeds} | {min(seconds)} to {max(seconds)} |")
         for arm in arms[1:]:
-            print(f"\n{arm}, less without (paired t-test over seeds; for all, over extractors and seeds):\n\n"
+            print(f"\n{arm}, minus without (paired t-test over the seeds; in the last line over extractors and seeds):\n\n"
                   "| | ROC-AUC | p | PR-AUC | p |\n|---|---|---|---|---|")
             pairs = {key: (found[key[0], "without", key[2]], r) for key, r in found.items()
                      if key[1] == arm and (key[0], "without", key[2]) in found}
@@ -68,7 +70,7 @@ def tables():
 
 
 def difference(pairs, metric):
-    """"+0.012 ± 0.004 | 0.03": mean and sd of what is gained, and the p-value of a paired t-test."""
+    """[(result without, result with)] -> "+0.012 ± 0.004 | 0.030": mean and sd of the gain, and the p-value of a paired t-test."""
     before, after = ([pair[i]["figures"][metric]["value"] for pair in pairs] for i in (0, 1))
     gains = [b - a for a, b in zip(before, after)]
     if len(gains) < 2:
@@ -78,12 +80,15 @@ def difference(pairs, metric):
 
 
 def show(values):
+    """Mean ± sd as text; "" without values."""
     return "" if not values else f"{mean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
 
 
 def picture(tag, audio, path):
-    """Features of the test recordings without and with joint embedding, and their tags' embeddings, in two dimensions by t-SNE
-    (scikit-learn), or by their principal components where it is not installed; coloured by whether they have `tag`."""
+    """Draws three panels: the features of the test recordings without and with joint embedding, and the embeddings of their tags.
+
+    Each is reduced to two dimensions. Recordings that have `tag` are red. Needs matplotlib and the runs of seed 0.
+    """
     import matplotlib
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
@@ -120,7 +125,7 @@ def picture(tag, audio, path):
 
 
 def two_dimensions(vectors):
-    """(N, d) -> (how, (N, 2))."""
+    """(N, d) -> (name of the method, (N, 2)): t-SNE of scikit-learn, or two principal components when it is not installed."""
     centred = vectors - vectors.mean(0)
     try:
         from sklearn.manifold import TSNE
@@ -131,13 +136,13 @@ def two_dimensions(vectors):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--audio", nargs="+", default=EXTRACTORS, help="ast and resnet50 can be had too")
+    parser.add_argument("--audio", nargs="+", default=EXTRACTORS, help="also possible: ast and resnet50")
     parser.add_argument("--arms", nargs="+", default=["without", "with"], choices=ARMS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[])
-    parser.add_argument("--label", default="", help="names a set of runs apart from the demo world's")
-    parser.add_argument("--table", action="store_true", help="print the tables of the results at hand")
-    parser.add_argument("--picture", metavar="TAG", help="draw the runs of seed 0, coloured by a tag")
-    args, more = parser.parse_known_args()      # the rest goes to train.py
+    parser.add_argument("--label", default="", help="name of a set of runs; without a name: the demo world")
+    parser.add_argument("--table", action="store_true", help="print the tables of the saved results")
+    parser.add_argument("--picture", metavar="TAG", help="draw the runs of seed 0; recordings with this tag are red")
+    args, more = parser.parse_known_args()      # unknown flags go to train.py
     for seed in args.seeds:
         for audio in args.audio:
             for arm in args.arms:

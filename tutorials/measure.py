@@ -1,9 +1,9 @@
-"""The README's results: train and evaluate with several seeds, keep the raw figures, print the table.
+"""The results of the README: trains and evaluates with several seeds, saves the figures, prints the table.
 
     python tutorials/measure.py --audio ast --seeds 0 1 2          # writes tutorials/results/ast-seed0.json, ...
-    python tutorials/measure.py --audio ast --seeds 0 --control    # trained on shuffled pairs
-    python tutorials/measure.py --audio ast --arm warm --text-init DIR    # a variation: the rest goes to train.py
-    python tutorials/measure.py --table                            # mean and sd over the seeds of what is there
+    python tutorials/measure.py --audio ast --seeds 0 --control    # the control: trained on shuffled pairs
+    python tutorials/measure.py --audio ast --arm warm --text-init DIR    # a variation; unknown flags go to train.py
+    python tutorials/measure.py --table                            # mean and sd over the seeds of the saved results
 """
 import argparse
 import json
@@ -19,7 +19,7 @@ from statistics import mean, stdev
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "tutorials" / "results"
 FAMILIES = ("genre", "instrument", "mood", "tempo", "density", "production")
-ROWS = [("zero-shot tagging, all labels, macro ROC-AUC", "tagging, all, roc_auc"),      # title, name of the figure
+ROWS = [("zero-shot tagging, all labels, macro ROC-AUC", "tagging, all, roc_auc"),      # title, key of the figure
         ("... macro PR-AUC", "tagging, all, average_precision"),
         *((f"... {family}, ROC-AUC", f"tagging, {family}, roc_auc") for family in FAMILIES),
         ("... synonyms that no training text uses, ROC-AUC", "tagging, held_out_synonyms, roc_auc"),
@@ -38,7 +38,7 @@ ROWS = [("zero-shot tagging, all labels, macro ROC-AUC", "tagging, all, roc_auc"
 
 
 def hardware():
-    """Processor and cores, as the system names them."""
+    """Name of the processor and number of cores, as the system reports them."""
     name = platform.processor() or platform.machine()
     if os.path.exists("/proc/cpuinfo"):
         name = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), name)
@@ -46,7 +46,7 @@ def hardware():
 
 
 def run(*command):
-    """Runs a script of the repository with this Python; returns its seconds. Stops here if it fails."""
+    """Runs a script of the repository with the current Python -> its seconds. Raises CalledProcessError when it fails."""
     print("$ python " + " ".join(command), flush=True)
     began = time.perf_counter()
     subprocess.run([sys.executable, ROOT / command[0], *command[1:]], check=True)
@@ -54,6 +54,11 @@ def run(*command):
 
 
 def measure(audio, seed, control, label, arm, evaluate_only, more):
+    """Trains and evaluates one run and saves its figures, command, commit, hardware and times as JSON in RESULTS.
+
+    control: shuffled pairs. evaluate_only: the run exists already and its training time is kept. more: flags for train.py,
+    in which SEED stands for the seed.
+    """
     name = "-".join(filter(None, (label, audio, arm, "control" if control else "", f"seed{seed}")))
     command = ["train.py", "--audio", audio, "--seed", str(seed), "--run", f"runs/{name}", "--overwrite",
                *(["--shuffle-pairs"] if control else []), *(part.replace("SEED", str(seed)) for part in more)]
@@ -72,14 +77,14 @@ def measure(audio, seed, control, label, arm, evaluate_only, more):
 
 
 def gain(figures):
-    """What the probe gains over zero-shot tagging, from the figures of one run."""
+    """Figures of one run -> ROC-AUC of the linear probe minus ROC-AUC of zero-shot tagging; None without both."""
     probe, zero_shot = (figures.get(f"{task}, all, roc_auc") for task in ("probe", "tagging"))
     return {"value": probe["value"] - zero_shot["value"], "chance": 0.0} if probe and zero_shot else None
 
 
 def tables():
-    """A table for each set of runs: a line for each of ROWS, a column for each tower, arm and control, mean +- sd over seeds.
-    The demo world's arms have a table of their own, each tower without an arm beside them."""
+    """Prints one table for each set of runs: a line for each of ROWS, a column for each tower, arm and control, with mean ± sd
+    over the seeds. The arms of the demo world have a separate table, which also shows the same towers without an arm."""
     sets = defaultdict(lambda: defaultdict(list))
     found = [json.loads(path.read_text()) for path in RESULTS.glob("*.json")]
     for row in sorted(found, key=lambda row: (row["control"], row["audio"], row.get("arm", ""), row["seed"])):
@@ -103,6 +108,7 @@ def tables():
 
 
 def show(values):
+    """Mean ± sd as text; "" without values."""
     return "" if not values else f"{mean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
 
 
@@ -111,11 +117,11 @@ if __name__ == "__main__":
     parser.add_argument("--audio", choices=("ast", "resnet50"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--control", action="store_true", help="train on shuffled pairs")
-    parser.add_argument("--evaluate-only", action="store_true", help="of runs that are there; their training time is kept")
-    parser.add_argument("--label", default="", help="names a set of runs apart from the README's, e.g. with --data")
-    parser.add_argument("--arm", default="", help="names a variation, a column of its own; train.py gets SEED as the seed")
-    parser.add_argument("--table", action="store_true", help="print the table of the results at hand")
-    args, more = parser.parse_known_args()      # the rest goes to train.py
+    parser.add_argument("--evaluate-only", action="store_true", help="evaluate existing runs; their training time is kept")
+    parser.add_argument("--label", default="", help="name of a set of runs, such as one with --data; without a name: the README's")
+    parser.add_argument("--arm", default="", help="name of a variation; in flags for train.py, SEED becomes the seed")
+    parser.add_argument("--table", action="store_true", help="print the tables of the saved results")
+    args, more = parser.parse_known_args()      # unknown flags go to train.py
     if args.audio:
         for seed in args.seeds:
             measure(args.audio, seed, args.control, args.label, args.arm, args.evaluate_only, more)

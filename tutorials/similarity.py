@@ -1,4 +1,4 @@
-"""The README's picture: cosines of sounds and labels before and after training.
+"""Draws the picture of the README: cosines between recordings and labels, before and after training.
 
     python tutorials/similarity.py runs/resnet50 tutorials/figures/similarity.png
 """
@@ -18,6 +18,10 @@ from mulan_min.labels import truth_table
 
 
 def main(run, picture):
+    """`run`: folder of a trained run. `picture`: PNG file to write. Needs matplotlib.
+
+    A row is the mean embedding of the test recordings that have one label, a column is the text of one label.
+    """
     trained = MuLan.load(run)
     torch.manual_seed(trained.config.optim.seed)
     fresh = MuLan(trained.config, trained.tokenizer).to(trained.temperature.device).eval()
@@ -28,7 +32,7 @@ def main(run, picture):
     figure, axes = plt.subplots(1, 2, figsize=(13, 6.4), layout="constrained", sharey=True)
     for axis, model, title in ((axes[0], fresh, "before training"), (axes[1], trained, "after training")):
         cosines = groups @ embed_recordings(model, test) @ model.embed_text(labels).numpy().T
-        cosines -= cosines.mean(axis=0)      # what all recordings have in common tells no label from another
+        cosines -= cosines.mean(axis=0)      # the part that all recordings share distinguishes no labels
         image = axis.imshow(cosines, cmap="RdBu_r", vmin=-0.3, vmax=0.3)
         axis.set_xticks(range(len(labels)), labels, rotation=90, fontsize=7)
         axis.set_title(title)

@@ -1,1 +1,1 @@
-"""Text that people write under music, cleaned by rules and by a learned filter."""
+"""Cleans the text that people write about music, with rules and with a learned filter."""

@@ -1,4 +1,4 @@
-"""The learned filter on small sets with a known answer, and whole manifests from folder to folder."""
+"""The learned filter on small sets with a known result, and the command on whole manifests."""
 import hashlib
 import json
 import os
@@ -9,12 +9,21 @@ import sys
 import numpy as np
 import pytest
 import torch
+from docs import ROOT
 from sklearn.metrics import accuracy_score, roc_auc_score
 
 from mulan_min.data import read_manifest
 from mulan_min.errors import UserError
+from mulan_min.mining import __main__ as command
 from mulan_min.mining import mine as textmine
-from mulan_min.mining.mine import judge, main, mine, read_pairs, score, train_filter
+from mulan_min.mining.__main__ import main
+from mulan_min.mining.mine import mine
+from mulan_min.mining.relevance import TEST, TRAIN, judge, read_pairs, train_filter
+from mulan_min.wordpiece import encode
+
+sys.path.insert(0, str(ROOT / "tutorials"))
+import measure_filter  # noqa: E402
+from measure_filter import score  # noqa: E402
 
 PLAYERS = "harp choir banjo violin organ flute piano trumpet".split()
 THINGS = "jacket airport pizza haircut laptop camera ticket parking".split()
@@ -23,7 +32,7 @@ OFF = ("where can I buy the {}", "my friend sent me this {}", "who paid for the 
 
 
 def toy_pairs(pick):
-    """Labelled sentences; which players and things occur in them is told by `pick`."""
+    """Labelled sentences about the players and things that the slice `pick` selects."""
     return [(label, frame.format(word)) for label, frames, words in ((1, ABOUT, PLAYERS), (0, OFF, THINGS))
             for word in words[pick] for frame in frames]
 
@@ -32,19 +41,18 @@ def toy_pairs(pick):
 
 
 def test_filter_learns_what_can_be_learned_and_only_that():
-    """Two kinds of sentences, judged on words that were not trained on; the control has the same sentences with labels dealt
-    out at random."""
+    """The test sentences use words that the training sentences do not have. In the control the labels are shuffled."""
     train, test = toy_pairs(slice(0, 6)), toy_pairs(slice(6, 8))
     assert score(train_filter(train, 0, epochs=8), test) == {"accuracy": 1.0, "ROC-AUC": 1.0}
-    found = []
+    accuracies = []
     for seed in range(6):
-        dealt = np.random.default_rng(seed).permutation([label for label, _ in train])
-        control = [(int(label), sentence) for label, (_, sentence) in zip(dealt, train)]
-        found.append(score(train_filter(control, seed, epochs=8), test)["accuracy"])
-    assert 0.25 < np.mean(found) < 0.75
+        shuffled = np.random.default_rng(seed).permutation([label for label, _ in train])
+        control = [(int(label), sentence) for label, (_, sentence) in zip(shuffled, train)]
+        accuracies.append(score(train_filter(control, seed, epochs=8), test)["accuracy"])
+    assert 0.25 < np.mean(accuracies) < 0.75
 
 
-def test_filter_is_the_same_for_the_same_seed_and_leaves_torchs_alone():
+def test_same_seed_gives_the_same_filter_and_torchs_random_state_is_unchanged():
     pairs, texts = toy_pairs(slice(0, 3)), ["a slow organ", "my laptop", "夜に駆ける"]
     torch.manual_seed(5)
     expected = torch.rand(1)
@@ -54,7 +62,7 @@ def test_filter_is_the_same_for_the_same_seed_and_leaves_torchs_alone():
     assert np.array_equal(first, again) and not np.allclose(first, other)
 
 
-def test_a_judgement_does_not_depend_on_its_neighbours():
+def test_a_probability_does_not_depend_on_the_other_texts_of_the_batch():
     relevance = train_filter(toy_pairs(slice(0, 3)), 0, epochs=2)
     texts = ["a slow organ", "my laptop " * 60, "", "harp"] * 20
     together = judge(relevance, texts)
@@ -63,7 +71,7 @@ def test_a_judgement_does_not_depend_on_its_neighbours():
     assert judge(relevance, []).shape == (0,)
 
 
-def test_unlabelled_texts_widen_the_vocabulary():
+def test_unlabelled_texts_extend_the_vocabulary():
     pairs = toy_pairs(slice(0, 2))
     with_texts = train_filter(pairs, 0, texts=["zzyzx zzyzx zzyzx"] * 5, epochs=1)[1]
     assert with_texts.encode("zzyzx").tokens[1:-1] == ["zzyzx"]
@@ -71,7 +79,7 @@ def test_unlabelled_texts_widen_the_vocabulary():
 
 
 def tiny_bert(folder, words):
-    """A random BERT with a vocabulary of these words, saved as transformers saves it -> the transformers model."""
+    """Saves a random BERT with a vocabulary of these words in the format of transformers -> the transformers model."""
     from transformers import BertConfig, BertModel
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *sorted(set(words))]
     torch.manual_seed(0)
@@ -82,38 +90,38 @@ def tiny_bert(folder, words):
     return model
 
 
-def test_warm_start_takes_the_folders_bert(tmp_path):
-    """After training at next to no rate, the states are still those of transformers' own model."""
+def test_warm_start_loads_the_bert_of_the_folder(tmp_path):
+    """After training with a tiny learning rate, the hidden states still equal those of the transformers model."""
     pairs = toy_pairs(slice(0, 6))
     oracle = tiny_bert(tmp_path, " ".join(sentence.lower() for _, sentence in pairs).split())
-    said = []
-    model, tokenizer = train_filter(pairs, 0, tmp_path, epochs=1, lr=1e-12, say=said.append)
-    assert "model.safetensors" in said[0]
-    ids, mask = textmine.encode(tokenizer, [pairs[0][1], "the harp"], 40)
+    logged = []
+    model, tokenizer = train_filter(pairs, 0, tmp_path, epochs=1, lr=1e-12, log=logged.append)
+    assert "model.safetensors" in logged[0]
+    ids, mask = encode(tokenizer, [pairs[0][1], "the harp"], 40)
     assert tokenizer.token_to_id("[UNK]") not in ids
     with torch.inference_mode():
         expected = oracle(input_ids=ids, attention_mask=mask.long()).last_hidden_state[:, 0]
         assert torch.allclose(model.bert(ids, mask)[:, 0], expected, atol=1e-5)
         assert torch.allclose(model(ids, mask), expected @ model.head.weight[0] + model.head.bias, atol=1e-5)
-    moved, _ = train_filter(pairs, 0, tmp_path, epochs=1, lr=1e-3, say=said.append)
+    moved, _ = train_filter(pairs, 0, tmp_path, epochs=1, lr=1e-3, log=logged.append)
     assert not torch.allclose(moved.bert.blocks[0].mlp.fc1.weight, model.bert.blocks[0].mlp.fc1.weight, atol=1e-4)
     with pytest.raises(UserError, match="config.json"):
         train_filter(pairs, 0, tmp_path / "none")
 
 
-def test_scores_are_scikit_learns(monkeypatch):
+def test_scores_equal_those_of_scikit_learn(monkeypatch):
     rng = np.random.default_rng(0)
-    truth, chances = rng.integers(0, 2, 50), rng.random(50).round(1)
-    monkeypatch.setattr(textmine, "judge", lambda relevance, texts: chances)
-    found = score(None, [(int(label), "x") for label in truth])
-    assert found["accuracy"] == pytest.approx(accuracy_score(truth, chances >= 0.5))
-    assert found["ROC-AUC"] == pytest.approx(roc_auc_score(truth, chances))
+    labels, probabilities = rng.integers(0, 2, 50), rng.random(50).round(1)
+    monkeypatch.setattr(measure_filter, "judge", lambda relevance, texts: probabilities)
+    scores = score(None, [(int(label), "x") for label in labels])
+    assert scores["accuracy"] == pytest.approx(accuracy_score(labels, probabilities >= 0.5))
+    assert scores["ROC-AUC"] == pytest.approx(roc_auc_score(labels, probabilities))
 
 
 @pytest.mark.parametrize("content, message", [
     ("1\tyes\n2\tno\n", "line 2"), ("1\tyes\n0 no\n", "line 2"), ("1\tyes\n\n0\tno", "line 2"), ("0\t \n", "line 1"),
     ("1\tyes\n1\tyes too\n", "both labels"), ("", "both labels")])
-def test_faulty_sentence_files_are_named(tmp_path, content, message):
+def test_errors_name_the_invalid_sentence_file(tmp_path, content, message):
     path = tmp_path / "pairs.tsv"
     path.write_text(content)
     with pytest.raises(UserError, match=rf"pairs\.tsv.*{message}"):
@@ -123,8 +131,8 @@ def test_faulty_sentence_files_are_named(tmp_path, content, message):
         read_pairs(path)
 
 
-def test_the_sentences_that_ship():
-    train, test = read_pairs(textmine.TRAIN), read_pairs(textmine.TEST)
+def test_the_labelled_sentences_of_the_package():
+    train, test = read_pairs(TRAIN), read_pairs(TEST)
     assert (len(train), len(test)) == (700, 200)
     for pairs in (train, test):
         assert 0.45 < np.mean([label for label, _ in pairs]) < 0.55
@@ -179,7 +187,7 @@ def collection(tmp_path):
 
 
 def state(folder):
-    """Every file of a folder: its path, content and time of change."""
+    """{path: (hash of the content, modification time)} of every file in a folder."""
     return {str(path.relative_to(folder)): (hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_mtime_ns)
             for path in sorted(folder.rglob("*")) if path.is_file()}
 
@@ -207,7 +215,7 @@ def test_a_manifest_is_cleaned(collection, tmp_path):
     assert sorted(os.listdir(out)) == sorted(["manifest.jsonl", "dropped.tsv", *textmine.COPIED])
     assert all((out / name).read_bytes() == (collection / name).read_bytes() for name in textmine.COPIED)
     assert os.listdir(out.parent) == ["out"]
-    assert "3 of 4 recordings" in report and "left out, without any text: 1 test" in report
+    assert "3 of 4 recordings" in report and "left out because they have no text: 1 test" in report
 
 
 def test_the_report_counts(collection, tmp_path):
@@ -228,12 +236,12 @@ def test_cleaning_a_cleaned_collection_changes_nothing(collection, tmp_path):
     assert texts_of(tmp_path / "twice") == texts_of(tmp_path / "once") and dropped_of(tmp_path / "twice") == []
 
 
-def test_the_filter_judges_long_form_only_and_by_the_threshold(collection, tmp_path, monkeypatch):
-    def unsure(relevance, texts):
+def test_the_filter_judges_only_lf_and_uses_the_threshold(collection, tmp_path, monkeypatch):
+    def fake_judge(relevance, texts):
         assert relevance == "filter" and texts == sorted(set(texts))
         return np.array([0.2 if "jacket" in text else 0.5 if "вальс" in text else 0.9 for text in texts])
 
-    monkeypatch.setattr(textmine, "judge", unsure)
+    monkeypatch.setattr(textmine, "judge", fake_judge)
     mine(collection, tmp_path / "half", "filter")
     assert texts_of(tmp_path / "half")["a"] == KEPT["a"] | {"lf": ["The harp is slow and soft.", "Очень тихий вальс"]}
     assert sorted(dropped_of(tmp_path / "half")) == sorted([*DROPPED, ("a", "lf", "filter", "where can I buy the jacket")])
@@ -247,7 +255,7 @@ def mined(folder, out, threshold):
     return out
 
 
-def test_joined_comments(collection, tmp_path):
+def test_join_makes_one_text_of_a_comment(collection, tmp_path):
     rewrite(collection, {"sf": ["a, b, c"], "lf": ["The harp is slow. Subscribe to us! The choir is very loud.",
                                                    "the choir is very loud."]})
     mine(collection, tmp_path / "out", join=True)
@@ -256,14 +264,14 @@ def test_joined_comments(collection, tmp_path):
 
 
 def rewrite(collection, text, ident="a"):
-    """One recording instead of the four."""
+    """Replaces the manifest by one with a single recording."""
     row = {"id": ident, "audio": "audio/a.wav", "split": "train", "text": text}
     (collection / "manifest.jsonl").write_text(json.dumps(row) + "\n")
 
 
 def test_every_text_of_a_world_is_accounted_for(small_world, tmp_path):
-    """The demo world: the words of each recording's texts are those kept and those in dropped.tsv, none lost and none added,
-    but for time stamps, which are cut out of sentences."""
+    """In the demo world, the kept words and the words in dropped.tsv together are exactly the words of each recording. Time
+    stamps are the exception: they are cut out of sentences."""
     world = tmp_path / "world"
     world.mkdir()
     rows = [json.loads(line) for line in open(f"{small_world}/manifest.jsonl", encoding="utf-8")]
@@ -285,7 +293,7 @@ def test_every_text_of_a_world_is_accounted_for(small_world, tmp_path):
             assert words(kept[row["id"]].get(source, []) + lost) == words(row["text"].get(source, []))
 
 
-def test_nothing_is_written_where_it_must_not_be(collection, tmp_path):
+def test_an_existing_or_overlapping_out_is_refused(collection, tmp_path):
     before = state(tmp_path)
     full = tmp_path / "full"
     full.mkdir()
@@ -293,8 +301,8 @@ def test_nothing_is_written_where_it_must_not_be(collection, tmp_path):
     link = tmp_path / "link"
     link.symlink_to(collection, target_is_directory=True)
     for out, message in ((collection, "outside"), (collection / "out", "outside"), (link / "out", "outside"),
-                         (collection.parent, "outside"), (full, "there already"),
-                         (collection / "manifest.jsonl", "outside"), (full / "x", "there already")):
+                         (collection.parent, "outside"), (full, "exists already"),
+                         (collection / "manifest.jsonl", "outside"), (full / "x", "exists already")):
         with pytest.raises(UserError, match=message):
             mine(collection, out)
     (full / "x").unlink()
@@ -308,7 +316,7 @@ def test_a_failure_leaves_nothing_behind(collection, tmp_path, monkeypatch):
         raise OSError("no space left")
 
     monkeypatch.setattr(textmine.shutil, "copyfile", full_disk)
-    with pytest.raises(UserError, match="out: cannot be written.*no space left"):
+    with pytest.raises(UserError, match="out: cannot be made.*no space left"):
         mine(collection, tmp_path / "new" / "out")
     assert os.listdir(tmp_path / "new") == []
     monkeypatch.undo()
@@ -318,8 +326,8 @@ def test_a_failure_leaves_nothing_behind(collection, tmp_path, monkeypatch):
     assert os.listdir(tmp_path / "new") == []
 
 
-def test_odd_texts_and_an_empty_folder_in_the_way(collection, tmp_path):
-    """Half a surrogate pair, tabs and line ends in texts and ids; OUT may be an empty folder."""
+def test_invalid_unicode_tabs_and_an_existing_empty_folder(collection, tmp_path):
+    """Lone surrogates and tabs in texts and ids are written. OUT may be an empty folder."""
     rewrite(collection, {"sf": ["\ud83c waltz\tsad", "\ud83c"], "pl": ["\ud83c"]}, "x\ty")
     (tmp_path / "out").mkdir()
     mine(collection, tmp_path / "out")
@@ -332,13 +340,14 @@ def test_odd_texts_and_an_empty_folder_in_the_way(collection, tmp_path):
 
 @pytest.fixture
 def toy_files(tmp_path, monkeypatch):
-    for name, pick in (("TRAIN", slice(0, 6)), ("TEST", slice(6, 8))):
+    for name, pick, modules in (("TRAIN", slice(0, 6), (command, measure_filter)), ("TEST", slice(6, 8), (measure_filter,))):
         path = tmp_path / f"toy_{name.lower()}.tsv"
         path.write_text("".join(f"{label}\t{sentence}\n" for label, sentence in toy_pairs(pick)))
-        monkeypatch.setattr(textmine, name, path)
+        for module in modules:
+            monkeypatch.setattr(module, name, path)
 
 
-def test_the_command_filters_with_the_learned_filter(collection, tmp_path, capsys, toy_files):
+def test_the_command_applies_the_learned_filter(collection, tmp_path, capsys, toy_files):
     for out in ("one", "two"):
         main([str(collection), str(tmp_path / out), "--filter", "--seed", "3"])
     assert "lf filter" in capsys.readouterr().out
@@ -348,38 +357,41 @@ def test_the_command_filters_with_the_learned_filter(collection, tmp_path, capsy
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
-def test_evaluate_prints_each_seed_the_mean_and_the_hidden_truth(tmp_path, capsys, toy_files, monkeypatch):
+def test_measure_filter_prints_each_seed_the_mean_and_the_hidden_truth(tmp_path, capsys, toy_files, monkeypatch):
     truth = toy_pairs(slice(6, 8)) + [(1, ABOUT[0].format("vibraphone"))]
     rows = [{"id": "a", "text": sentence, "about_music": bool(label)} for label, sentence in truth]
     (tmp_path / "lf_truth.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    main(["--evaluate", "--data", str(tmp_path), "--seeds", "0", "1"])
+    measure_filter.main(["--data", str(tmp_path), "--seeds", "0", "1"])
     printed = capsys.readouterr().out.splitlines()
     assert "from scratch, 36 sentences" in printed[0] and "seed 0  seed 1" in printed[1]
     lines = [line.split() for line in printed]
     assert ["toy_test.tsv", "accuracy", "1.000", "1.000", "1.000", "0.000", "0.500"] in lines
     assert any(line[:3] == ["13", "of", "lf_truth.jsonl"] and line[-1] == "0.538" for line in lines)     # 7 of 13 about music
     scores = iter([0.5, 0.7])
-    monkeypatch.setattr(textmine, "train_filter", lambda *_, **__: None)
-    monkeypatch.setattr(textmine, "score", lambda *_: {"ROC-AUC": next(scores)})
-    textmine.evaluate([0, 1])
+    monkeypatch.setattr(measure_filter, "train_filter", lambda *_, **__: None)
+    monkeypatch.setattr(measure_filter, "score", lambda *_: {"ROC-AUC": next(scores)})
+    measure_filter.evaluate([0, 1])
     assert capsys.readouterr().out.split()[-6:] == ["ROC-AUC", "0.500", "0.700", "0.600", "0.141", "0.500"]
 
 
-@pytest.mark.parametrize("arguments, message", [
-    (["none", "out"], "none/manifest.jsonl: no such file"),
-    (["--evaluate", "--data", "none"], "none/lf_truth.jsonl: cannot be read"),
-    (["none", "out", "--threshold", "2"], "--threshold 2"), (["--evaluate", "--text-init", "none"], "none/config.json")])
-def test_faults_are_one_line(tmp_path, monkeypatch, arguments, message, toy_files):
+@pytest.mark.parametrize("run, arguments, message", [
+    (main, ["none", "out"], "none/manifest.jsonl: no such file"), (main, ["none", "out", "--threshold", "2"], "--threshold 2"),
+    (main, ["none", "out", "--seed", "-1"], "--seed -1"), (measure_filter.main, ["--seeds", "0", "-1"], "--seeds must be"),
+    (measure_filter.main, ["--data", "none"], "none/lf_truth.jsonl: cannot be read"),
+    (measure_filter.main, ["--text-init", "none"], "none/config.json")])
+def test_errors_are_one_line(tmp_path, monkeypatch, run, arguments, message, toy_files):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=message) as error:
-        main(arguments)
+        run(arguments)
     assert "\n" not in str(error.value) and not (tmp_path / "out").exists()
 
 
-def test_a_fault_is_exit_code_two(tmp_path):
-    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    for arguments, message in ((["none", "out"], "none/manifest.jsonl: no such file"), (["none"], "DIR and OUT")):
-        done = subprocess.run([sys.executable, "-m", "mulan_min.mining", *arguments], cwd=tmp_path, text=True, timeout=60,
-                              env={**os.environ, "PYTHONPATH": root}, capture_output=True)
+def test_an_error_is_exit_code_two(tmp_path):
+    mining, script = ["-m", "mulan_min.mining"], [str(ROOT / "tutorials" / "measure_filter.py")]
+    for arguments, message in (([*mining, "none", "out"], "none/manifest.jsonl: no such file"),
+                               ([*mining, "none"], "required: OUT"),
+                               ([*script, "--data", "none"], "none/lf_truth.jsonl: cannot be read")):
+        done = subprocess.run([sys.executable, *arguments], cwd=tmp_path, text=True, timeout=60,
+                              env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True)
         assert done.returncode == 2 and message in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
     assert os.listdir(tmp_path) == []
