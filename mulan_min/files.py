@@ -45,15 +45,19 @@ def write_jsonl(path, rows):
 
 
 @contextmanager
-def new_folder(folder):
+def new_folder(folder, locked=False):
     """with new_folder(out) as making: a temporary folder beside `out`, which becomes `out` by one rename at the end.
 
-    An interrupted or failed making leaves nothing behind. `out` may be an empty folder before. Raises UserError when the
-    disk refuses.
+    An interrupted or failed making leaves nothing behind. `out` may be an empty folder before. `locked` means that the caller
+    holds a lock, so that no other process makes `out` now: temporary folders of killed makings are then deleted first. Raises
+    UserError when the disk refuses.
     """
     folder = Path(folder)
-    making = folder.with_name(f".{folder.name}.making-{os.getpid()}")
+    prefix = f".{folder.name}.making-"
+    making = folder.with_name(f"{prefix}{os.getpid()}")
     try:
+        for leftover in [path for path in folder.parent.iterdir() if path.name.startswith(prefix)] if locked else []:
+            shutil.rmtree(leftover, ignore_errors=True)
         making.mkdir(parents=True)
         yield making
         if folder.is_dir():

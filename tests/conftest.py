@@ -5,5 +5,5 @@ from mulan_min.demo.world import make_world
 
 @pytest.fixture(scope="session")
 def small_world(tmp_path_factory):
-    """The smoke preset's demo world, made once for all tests."""
+    """The demo world of the smoke preset, made once for all tests."""
     return str(make_world(tmp_path_factory.mktemp("world") / "demo", recordings=72, progress=False))

@@ -1,1 +1,1 @@
-"""The demo world: music made from recipes, with words about it, on the reader's own machine."""
+"""The demo world: music made from recipes, and texts about it, generated on the reader's own machine."""

@@ -1,11 +1,9 @@
 """Single notes of sixteen instruments and six basses, and single hits of drum kits, as 16 kHz mono float32.
 
-Methods: additive (`_harmonics`, `_partials`), FM (`_fm`), plucked string (`_pluck`), subtractive and noise
-(`_saw`, `_noise`). What tells instruments apart is what tells real ones apart: attack, decay, inharmonicity,
-vibrato, formants, noise. Every function is pure, so caches may be filled in any order. All constants are our
-choice, by measurement and by looking at spectrograms.
+Methods: additive synthesis (`_harmonics`, `_partials`), FM (`_fm`), plucked strings (`_pluck`), subtractive synthesis and
+noise (`_saw`, `_noise`). The instruments differ in the same ways as real ones: attack, decay, inharmonicity, vibrato,
+formants, noise. Each function depends on its arguments only. All constants are our choice, by measurement and spectrograms.
 """
-
 import zlib
 from functools import lru_cache
 
@@ -13,8 +11,8 @@ import numpy as np
 from scipy.signal import butter, lfilter, sosfilt
 
 SAMPLE_RATE = 16000
-NOTE_SECONDS = 2.5   # the longest a note can be held; struck and plucked ones have died away by then
-VARIANTS = 3         # makes of each instrument
+NOTE_SECONDS = 2.5   # the longest note; struck and plucked notes have died away by then
+VARIANTS = 3         # models of each instrument, for example three different pianos
 KITS = 4             # drum kits
 TOP = 7600           # Hz; no partial is made above it, so nothing aliases
 TIME = np.arange(int(NOTE_SECONDS * SAMPLE_RATE)) / SAMPLE_RATE   # seconds, (samples,)
@@ -22,43 +20,45 @@ TIME = np.arange(int(NOTE_SECONDS * SAMPLE_RATE)) / SAMPLE_RATE   # seconds, (sa
 
 @lru_cache(maxsize=None)
 def note(instrument, variant, midi):
-    """-> (samples,) float32, at most NOTE_SECONDS: a held note of unit loudness. midi 69 is A4, 440 Hz."""
-    frequency = 440 * 2 ** ((midi - 69) / 12)
+    """Returns a held note of unit loudness, (samples,) float32, at most NOTE_SECONDS long.
+
+    instrument: a key of INSTRUMENTS; variant: 0..VARIANTS - 1; midi: the MIDI number, 69 is A4, 440 Hz.
+    """
     rng = _rng(instrument, variant, midi)
-    return _level(INSTRUMENTS[instrument](frequency, variant - 1, rng), block=0.2, ear=instrument in LOWEST)
+    waveform = INSTRUMENTS[instrument](440 * 2 ** ((midi - 69) / 12), variant - 1, rng)
+    return _normalise(waveform, block=0.2, only_highs=instrument in LOWEST)
 
 
 @lru_cache(maxsize=None)
 def drum(name, kit):
-    """-> (samples,) float32: one hit, at most 1 s, as loud as it is usually mixed. kit 0..KITS - 1."""
+    """Returns one hit at its usual level in a mix, (samples,) float32, at most 1 s. name: a key of DRUMS; kit: 0..KITS - 1."""
     loudness, hit = DRUMS[name]
-    return _level(hit(TIME[:SAMPLE_RATE], _rng(name, kit)), block=0.05) * np.float32(loudness)
+    return _normalise(hit(TIME[:SAMPLE_RATE], _rng(name, kit)), block=0.05) * np.float32(loudness)
 
 
 def _rng(name, *numbers):
     return np.random.default_rng((zlib.crc32(name.encode()), *numbers))
 
 
-def _level(wave, block, ear=False):
-    """Scale to RMS 1 in the loudest block (seconds), fade in 1 ms and out 50 ms, cut what has died away.
+def _normalise(waveform, block, only_highs=False):
+    """Scales to an RMS of 1 in the loudest block (of `block` seconds), fades in 1 ms and out 50 ms, and cuts the silent end.
 
-    ear: measure above 400 Hz, where hearing is keener, so that bright instruments do not drown dull ones.
+    only_highs: measures above 400 Hz, where hearing is more sensitive, so that bright instruments do not drown dull ones.
     """
     size = int(block * SAMPLE_RATE)
-    heard = _filter(wave, 400, order=1) if ear else wave
-    blocks = heard[: len(wave) // size * size].reshape(-1, size)   # (blocks, size)
-    power = (blocks**2).mean(1)
+    measured = _filter(waveform, 400, order=1) if only_highs else waveform
+    power = (measured[: len(waveform) // size * size].reshape(-1, size) ** 2).mean(1)   # (blocks,)
     last = np.flatnonzero(power > 1e-6 * power.max())[-1]   # 60 dB down
-    wave = wave[: (last + 1) * size] / np.sqrt(power.max())
-    wave[:16] *= np.linspace(0, 1, 16)
-    wave[-800:] *= np.linspace(1, 0, 800)
-    return wave.astype(np.float32)
+    waveform = waveform[: (last + 1) * size] / np.sqrt(power.max())
+    waveform[:16] *= np.linspace(0, 1, 16)
+    waveform[-800:] *= np.linspace(1, 0, 800)
+    return waveform.astype(np.float32)
 
 
-# --- building blocks ----------------------------------------------------------------------------------------
+# --- building blocks ---------------------------------------------------------------------------------------
 
 def _phase(frequency, vibrato=0.0, rate=5.5, delay=0.25, start=0.0):
-    """-> (samples,) radians; vibrato in cents, rate in Hz, growing in over `delay` seconds."""
+    """Returns the phase in radians, (samples,). vibrato: its depth in cents, at `rate` Hz, reached after `delay` seconds."""
     phase = 2 * np.pi * frequency * TIME
     if vibrato:
         swing = vibrato / 1731 * frequency / rate   # the integral of a sine; 1731 cents = a factor of e
@@ -67,22 +67,22 @@ def _phase(frequency, vibrato=0.0, rate=5.5, delay=0.25, start=0.0):
 
 
 def _harmonics(phase, amplitudes):
-    """Sum over k >= 1 of amplitudes[k - 1] * sin(k * phase); each a number or an envelope (samples,)."""
+    """Sum over k >= 1 of amplitudes[k - 1] * sin(k * phase). Each amplitude is a number or an envelope (samples,)."""
     step = np.exp(1j * phase).astype(np.complex64)
-    power, wave = np.ones_like(step), np.zeros(len(step), np.float32)
+    power, waveform = np.ones_like(step), np.zeros(len(step), np.float32)
     for amplitude in amplitudes:
         power *= step   # powers of one exponential: one multiplication per harmonic instead of one sine
-        wave += amplitude * power.imag
-    return wave
+        waveform += amplitude * power.imag
+    return waveform
 
 
 def _numbers(frequency, most=40):
-    """-> the harmonic numbers 1, 2, ... that lie below TOP."""
+    """Returns the harmonic numbers 1, 2, ... whose frequencies lie below TOP, at most `most` of them."""
     return np.arange(1, max(2, min(most, int(TOP / frequency)) + 1))
 
 
 def _partials(frequencies, amplitudes, decays):
-    """Sum of damped sines of any frequencies (Hz); decays in 1/s."""
+    """Sum of damped sines with any frequencies (Hz); decays in 1/s."""
     frequencies, amplitudes, decays = (np.asarray(x, float) for x in (frequencies, amplitudes, decays))
     keep = frequencies < TOP
     rate = (2j * np.pi * frequencies - decays)[keep, None]
@@ -92,15 +92,15 @@ def _partials(frequencies, amplitudes, decays):
 
 
 def _fm(phase, ratio, index):
-    """Frequency modulation (Chowning 1973): the phase is moved by index * a sine at ratio * pitch."""
+    """Frequency modulation (Chowning 1973): a sine at `ratio` times the pitch, scaled by `index`, is added to the phase."""
     return np.sin(phase + index * np.sin(ratio * phase))
 
 
 def _pluck(frequency, decay, damping, position, rng, softness=0.0):
-    """Karplus-Strong: a noise burst runs round a delay line of one period, losing highs at each turn.
+    """A plucked string (Karplus and Strong 1983): a noise burst circulates in a delay line of one period and loses highs.
 
-    decay: seconds to fall by 60 dB; damping 0..0.25: loss of highs; position 0..0.5: where it is plucked;
-    softness 0..1: how dull the burst is.
+    decay: seconds to fall by 60 dB; damping: 0..0.25, loss of highs; position: 0..0.5, where along the string it is plucked;
+    softness: 0..1, how dull the burst is.
     """
     delay = SAMPLE_RATE / frequency - 1        # the symmetric damping filter delays by one sample
     whole = int(delay) - 1
@@ -113,34 +113,31 @@ def _pluck(frequency, decay, damping, position, rng, softness=0.0):
     period = int(SAMPLE_RATE / frequency)
     burst[:period] = lfilter([1 - softness], [1, -softness], rng.uniform(-1, 1, period))
     burst[:period] -= burst[:period].mean()
-    comb = max(1, round(position * period))    # plucking at a node of a harmonic leaves that harmonic out
+    comb = max(1, round(position * period))    # plucking at a node of a harmonic removes that harmonic
     burst[comb:] -= burst[:-comb].copy()
     return lfilter([1.0], np.concatenate([[1.0], np.zeros(whole - 1), -loop]), burst)
 
 
-def _filter(wave, low=None, high=None, order=2):
-    """Butterworth: keep what is above `low` and below `high` Hz."""
-    if low and high:
-        return sosfilt(butter(order, (low, high), "bandpass", fs=SAMPLE_RATE, output="sos"), wave)
-    kind = "highpass" if low else "lowpass"
-    return sosfilt(butter(order, low or high, kind, fs=SAMPLE_RATE, output="sos"), wave)
+def _filter(waveform, low=None, high=None, order=2):
+    """Butterworth filter that keeps frequencies above `low` and below `high` Hz; None means no limit."""
+    kind = "bandpass" if low and high else "highpass" if low else "lowpass"
+    return sosfilt(butter(order, (low, high) if low and high else low or high, kind, fs=SAMPLE_RATE, output="sos"), waveform)
 
 
 def _noise(rng, low, high, samples=len(TIME)):
-    """Band of noise of unit RMS, Hz."""
-    wave = _filter(rng.standard_normal(samples), low, high)
-    return wave / wave.std()
+    """Noise between `low` and `high` Hz with an RMS of 1, (samples,)."""
+    waveform = _filter(rng.standard_normal(samples), low, high)
+    return waveform / waveform.std()
 
 
 def _saw(frequency, detune, rng):
-    """Saws side by side, `detune` a sequence of cents: the raw material of subtractive synthesis."""
+    """The sum of one sawtooth for each number of cents in `detune`; subtractive synthesis starts from it."""
     numbers = _numbers(frequency)
-    return sum(_harmonics(_phase(frequency * 2 ** (cents / 1200)) + rng.uniform(0, 6.28), 1 / numbers)
-               for cents in detune)
+    return sum(_harmonics(_phase(frequency * 2 ** (cents / 1200)) + rng.uniform(0, 6.28), 1 / numbers) for cents in detune)
 
 
 def _peaks(frequencies, *formants):
-    """Gain at each frequency of resonances (centre Hz, width Hz, gain)."""
+    """Gain of resonances at each frequency. formants: (centre Hz, width Hz, gain)."""
     return sum(gain / (1 + ((frequencies - centre) / width) ** 2) for centre, width, gain in formants)
 
 
@@ -149,15 +146,15 @@ def _rise(seconds):
     return 1 - np.exp(-TIME * 3 / seconds)
 
 
-# --- instruments: f = frequency in Hz, v = -1, 0, 1 (the variant), rng = the note's own randomness ----------
+# --- instruments: f = frequency in Hz, v = -1, 0 or 1 (the variant), rng = random generator of this note -----
 
 def piano(f, v, rng):
     k = _numbers(f, 18)
     stretched = k * f * np.sqrt(1 + 3e-4 * k**2)   # stiff strings are inharmonic
-    strength = np.abs(np.sin(np.pi * k / 7.3)) * k ** (-0.75 + 0.2 * v)   # the hammer strikes at 1/7
+    strength = np.abs(np.sin(np.pi * k / 7.3)) * k ** (-0.75 + 0.2 * v)   # the hammer strikes at 1/7 of the string
     decay = (0.8 + f / 500) * k**0.6
     strings = sum(_partials(stretched * 2 ** (cents / 1200), strength, decay * speed)
-                  for cents, speed in ((-0.8 - 1.5 * (v > 0), 0.6), (0.9, 1.6)))   # two strings beat
+                  for cents, speed in ((-0.8 - 1.5 * (v > 0), 0.6), (0.9, 1.6)))   # two strings slightly out of tune beat
     return strings + 0.8 * _noise(rng, 80, 1800) * np.exp(-TIME * 60)
 
 
@@ -165,30 +162,29 @@ def electric_piano(f, v, rng):
     phase = _phase(f)
     bark = _fm(phase, 1, (1.8 + 0.5 * v) * np.exp(-3.5 * TIME)) * np.exp(-1.1 * TIME)
     ratio = min(7, int(TOP / f / 1.2))
-    tine = 0.5 * _fm(phase, ratio, 0.3) * np.exp(-1.1 * TIME)
-    tine += 0.4 * np.sin(ratio * phase) * np.exp(-6 * TIME)
+    tine = 0.5 * _fm(phase, ratio, 0.3) * np.exp(-1.1 * TIME) + 0.4 * np.sin(ratio * phase) * np.exp(-6 * TIME)
     return (bark + tine) * (1 + 0.45 * np.sin(2 * np.pi * (5 + v) * TIME + rng.uniform(0, 6)))
 
 
 def organ(f, v, rng):
     drawbars = {1: 0.5, 2: 1, 3: 0.5 * (v != 0), 4: 0.8, 6: 0.5 + 0.3 * v, 8: 0.5, 12: 0.3 * (v > 0), 16: 0.3}
     phase = _phase(f / 2, 12, 6.6 if v else 1.0, 0.01, rng.uniform(0, 6))   # a rotating speaker, fast or slow
-    wave = _harmonics(phase, [drawbars.get(k, 0.0) for k in _numbers(f / 2, 16)])
+    waveform = _harmonics(phase, [drawbars.get(k, 0.0) for k in _numbers(f / 2, 16)])
     wobble = 1 + 0.2 * np.sin(2 * np.pi * (6.6 if v else 1.0) * TIME)
-    return wave * _rise(0.008) * wobble + 0.3 * _noise(rng, 1500, 5000) * np.exp(-TIME * 150)   # key click
+    return waveform * _rise(0.008) * wobble + 0.3 * _noise(rng, 1500, 5000) * np.exp(-TIME * 150)   # key click
 
 
 def accordion(f, v, rng):
     k = _numbers(f, 24)
     strength = k**-0.7 * (0.25 + _peaks(k * f, (900 + 150 * v, 500, 1.0), (2600, 700, 0.7)))
     reeds = sum(_harmonics(_phase(f * 2 ** (cents / 1200)) + rng.uniform(0, 6), strength)
-                for cents in (0, 13 + 4 * v, *[-14] * (v > 0)))   # reeds out of tune: the musette's beating
+                for cents in (0, 13 + 4 * v, *[-14] * (v > 0)))   # detuned reeds beat, as in a musette
     return (reeds + 0.02 * _noise(rng, 1000, 5000)) * _rise(0.07)
 
 
 def acoustic_guitar(f, v, rng):
     string = _pluck(f, 2.6, 0.06 - 0.02 * v, 0.18 + 0.05 * v, rng, 0.3)
-    return string + 1.2 * _filter(string, 90, 240) + 0.6 * _filter(string, 350, 500)   # air and top plate
+    return string + 1.2 * _filter(string, 90, 240) + 0.6 * _filter(string, 350, 500)   # resonances of air and top plate
 
 
 def electric_guitar(f, v, rng):
@@ -200,57 +196,53 @@ def electric_guitar(f, v, rng):
 def banjo(f, v, rng):
     string = _pluck(f, 0.9 - 0.2 * v, 0.012, 0.07, rng)
     return _filter(string, 350, 5000, 1) + 1.5 * _filter(string, 700 + 100 * v, 1500) \
-        + 0.5 * string.std() * _noise(rng, 500, 2500) * np.exp(-TIME * 120)   # bridge on a drum skin
+        + 0.5 * string.std() * _noise(rng, 500, 2500) * np.exp(-TIME * 120)   # the bridge stands on a drum skin
 
 
 def harp(f, v, rng):
-    return _filter(_pluck(f, 4 - v, 0.1 - 0.03 * v, 0.48, rng, 0.75), None, 3000)   # plucked mid-string
+    return _filter(_pluck(f, 4 - v, 0.1 - 0.03 * v, 0.48, rng, 0.75), None, 3000)   # plucked at mid-string
 
 
 def violin(f, v, rng):
     k = _numbers(f, 30)
     strength = k**-0.75 * (0.12 + _peaks(k * f, (290, 60, 0.7), (470, 80, 1.0), (1100 + 150 * v, 200, 0.7),
                                          (2700 + 250 * v, 500, 1.2)))
-    phase = _phase(f, 28 + 8 * v, 5.8 + 0.4 * v, 0.35, rng.uniform(0, 6))
-    wave = _harmonics(phase, strength)
-    bow = wave.std() * _noise(rng, 1500, 6000) * (0.07 + 0.35 * np.exp(-TIME * 25))
-    return (wave + bow) * _rise(0.11)
+    waveform = _harmonics(_phase(f, 28 + 8 * v, 5.8 + 0.4 * v, 0.35, rng.uniform(0, 6)), strength)
+    bow = waveform.std() * _noise(rng, 1500, 6000) * (0.07 + 0.35 * np.exp(-TIME * 25))
+    return (waveform + bow) * _rise(0.11)
 
 
 def flute(f, v, rng):
     breath = 1 + 0.18 * np.sin(2 * np.pi * (4.9 + 0.4 * v) * TIME) * np.minimum(TIME / 0.3, 1)
-    tone = _harmonics(_phase(f, 10, 4.9 + 0.4 * v),
-                      [breath, (0.3 + 0.15 * v) * breath**2, 0.12 * breath**3, 0.04])
+    tone = _harmonics(_phase(f, 10, 4.9 + 0.4 * v), [breath, (0.3 + 0.15 * v) * breath**2, 0.12 * breath**3, 0.04])
     air = _noise(rng, 0.9 * f, min(3.5 * f, TOP)) * (0.09 + 0.03 * v + 0.45 * np.exp(-TIME * 18))
     return (tone + air) * _rise(0.09)
 
 
 def clarinet(f, v, rng):
     k = _numbers(f, 19)
-    # A tube closed at one end sounds odd harmonics.
-    strength = np.where(k % 2, 1.0, 0.03) * k ** (-0.5 + 0.1 * v) / (1 + (k * f / 2800) ** 6)
+    strength = np.where(k % 2, 1.0, 0.03) * k ** (-0.5 + 0.1 * v) / (1 + (k * f / 2800) ** 6)   # a closed tube: odd harmonics
     swell = _rise(0.05) * (1 + 0.04 * np.sin(2 * np.pi * 3 * TIME))
     return (_harmonics(_phase(f), strength) + 0.015 * _noise(rng, 1500, 4500)) * swell
 
 
 def trumpet(f, v, rng):
     swell = _rise(0.06) * (0.8 + 0.5 * np.exp(-TIME * 9))
-    phase = _phase(f, 9, 5, 0.6, rng.uniform(0, 6)) - 4 * np.exp(-TIME * 60)   # lips find the pitch
+    phase = _phase(f, 9, 5, 0.6, rng.uniform(0, 6)) - 4 * np.exp(-TIME * 60)   # the lips slide up to the pitch
     brightness = min(1, (TOP / f - 1) / 6) * (3.0 + 0.8 * v)   # sidebands stay below TOP (Carson's rule)
     formant = max(2, round(1300 / f))
-    wave = _fm(phase, 1, brightness * swell) + 0.5 * swell * np.sin(formant * phase + 1.2 * np.sin(phase))
-    return wave * swell
+    return (_fm(phase, 1, brightness * swell) + 0.5 * swell * np.sin(formant * phase + 1.2 * np.sin(phase))) * swell
 
 
 def vibraphone(f, v, rng):
-    bars = _partials([f, 4 * f, 9.9 * f], [1, 0.3 + 0.15 * v, 0.12], [0.9, 3, 12])   # tuned bars
+    bars = _partials([f, 4 * f, 9.9 * f], [1, 0.3 + 0.15 * v, 0.12], [0.9, 3, 12])   # the bars are tuned to these ratios
     motor = 1 + 0.4 * np.sin(2 * np.pi * (4.2 + 1.1 * v) * TIME + rng.uniform(0, 6))
     return bars * motor + 0.15 * _noise(rng, 300, 1500) * np.exp(-TIME * 100)
 
 
 def bells(f, v, rng):
     fades = np.exp(-TIME * (1.6 + 0.4 * v))
-    ratio, index = ((3.5, 2.0), (2.76, 1.8), (1.41, 2.6))[v + 1]   # no whole numbers: inharmonic sidebands
+    ratio, index = ((3.5, 2.0), (2.76, 1.8), (1.41, 2.6))[v + 1]   # ratios that are not integers give inharmonic sidebands
     ring = _fm(_phase(f), ratio, index * fades**2) * fades
     return ring + 0.35 * _partials([f * 5.4, f * 8.9], [1, 0.6], [5, 9])
 
@@ -259,7 +251,7 @@ def synthesizer(f, v, rng):
     raw = _saw(f, ((-14, 0, 11), (0, 7), (-9, 9))[v + 1], rng)
     if v > 0:
         raw = np.sign(raw) * 2 + raw   # towards a square wave
-    opening = np.exp(-TIME * (4 + v))  # the filter closes: a fade from a bright copy to a dark one
+    opening = np.exp(-TIME * (4 + v))  # a closing filter, as a fade from a bright copy to a dark one
     low = max(1.5 * f, 600)
     return (1.5 * _filter(raw, None, 6500) * opening + 1.3 * _filter(raw, None, low) * (1 - opening)) * _rise(0.012)
 
@@ -277,8 +269,7 @@ def choir(f, v, rng):
 
 def upright(f, v, rng):
     k = _numbers(f, 14)
-    finger = 0.5 * _noise(rng, 60, 700) * np.exp(-TIME * 60)
-    return _partials(k * f, k ** (-1.1 + 0.2 * v), 1.6 + 0.9 * k) + finger
+    return _partials(k * f, k ** (-1.1 + 0.2 * v), 1.6 + 0.9 * k) + 0.5 * _noise(rng, 60, 700) * np.exp(-TIME * 60)   # finger noise
 
 
 def finger_bass(f, v, rng):
@@ -288,8 +279,7 @@ def finger_bass(f, v, rng):
 
 def slap_bass(f, v, rng):
     k = _numbers(f, 40)
-    return _partials(k * f, np.abs(np.sin(k * 0.3)) * k**-0.5, 1.5 + 0.5 * k) \
-        + 0.4 * _noise(rng, 1500, 5000) * np.exp(-TIME * 90)
+    return _partials(k * f, np.abs(np.sin(k * 0.3)) * k**-0.5, 1.5 + 0.5 * k) + 0.4 * _noise(rng, 1500, 5000) * np.exp(-TIME * 90)
 
 
 def synth_bass(f, v, rng):
@@ -310,14 +300,14 @@ INSTRUMENTS = {function.__name__.replace("_", " "): function for function in (
     piano, electric_piano, organ, accordion, acoustic_guitar, electric_guitar, banjo, harp, violin, flute,
     clarinet, trumpet, vibraphone, bells, synthesizer, choir,
     upright, finger_bass, slap_bass, synth_bass, sub_bass, tuba)}
-# The lowest midi note that each lead is given.
+# The lowest MIDI note of each of the sixteen lead instruments.
 LOWEST = dict(zip(INSTRUMENTS, (50, 46, 48, 55, 45, 43, 54, 50, 58, 66, 50, 56, 58, 70, 48, 53)))
 
 
-# --- drums: t = seconds (samples,), rng = the kit's own randomness ------------------------------------------
+# --- drums: t = seconds (samples,), rng = random generator of this kit --------------------------------------
 
 def _thump(t, rng, start, end, drop, decay, click):
-    """A sine that falls from start to end Hz in about 1 / drop seconds, with a click: every kick and tom."""
+    """A sine that falls from `start` to `end` Hz in about 1 / drop seconds, with a click: all kicks and the big drum."""
     end = end * rng.uniform(0.9, 1.15)
     phase = 2 * np.pi * (end * t + (start - end) / drop * (1 - np.exp(-drop * t)))
     body = np.sin(phase) * np.exp(-t * decay * rng.uniform(0.8, 1.3))
@@ -349,7 +339,7 @@ def _clap(t, rng):
 
 
 def _scratch(t, rng):
-    """A record moved to and fro: a tone and noise whose pitch sweeps."""
+    """A record moved back and forth: a tone and noise whose pitch sweeps."""
     sweep = np.sin(2 * np.pi * 900 * t + 70 * np.sin(2 * np.pi * rng.uniform(6, 8) * t))
     return sweep * (1 + _noise(rng, 500, 3000, len(t))) * np.exp(-t * 12)
 

@@ -1,17 +1,13 @@
-"""The demo world's music: pieces with known attributes, composed from small recipes and rendered to sound.
+"""What each piece of the demo world is: genres as recipes, moods as cues, and a plan of all pieces with their labels.
 
-`plan_pieces` decides what each piece is, `render` makes its waveform; both depend on their arguments only.
-All of it is our choice: the paper trains on 44 million clips of real music, which a laptop does not have.
-`python -m mulan_min.demo.pieces OUT.png` makes a picture of every genre and instrument.
+`plan_pieces` depends on its arguments only. All of it is our choice: the paper trains on 44 million clips of real music,
+which a laptop does not have.
 """
-
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
-from mulan_min.demo.effects import brighten, produce
-from mulan_min.demo.instruments import KITS, LOWEST, NOTE_SECONDS, SAMPLE_RATE, VARIANTS, drum, note
 from mulan_min.errors import UserError
 
 FAMILIES = {
@@ -25,7 +21,7 @@ FAMILIES = {
     "density": ["sparse", "busy"],
     "production": ["dry", "reverberant", "lo-fi"],
 }
-SLOW_BELOW, FAST_FROM = 90, 128   # beats per minute, as one taps: drum and bass is not halved
+SLOW_BELOW, FAST_FROM = 90, 128   # beats per minute; drum and bass counts at its full tempo, not at half of it
 TEST_SHARE, VALID_SHARE = 0.13, 0.07   # of the recordings
 NEW_PAIRS = 24                         # (genre, lead) pairs that only test and valid recordings have
 
@@ -33,14 +29,14 @@ NEW_PAIRS = 24                         # (genre, lead) pairs that only test and 
 class Recipe(NamedTuple):
     """One genre. Patterns have one character per sixteenth note of a bar: 16 of them in 4/4, 12 in 3/4."""
     bpm: tuple        # lowest and highest tempo
-    swing: float      # where the off-beat eighth falls in the beat: 0.5 straight, 0.67 triplets
+    swing: float      # position of the off-beat eighth within the beat: 0.5 straight, 0.67 triplets
     chords: str       # degrees of the scale, one per bar
     sevenths: bool    # four-note chords
-    drums: str        # "drum pattern" pairs; X accent, x hit, o ghost note
+    drums: str        # "drum pattern" pairs; X accent, x hit, o ghost note (a very soft one)
     bass: str         # instrument and pattern; r root, 3, 5, 6, 8 the step above it, held until the next
     comp: str         # accompaniment; c short chord, C chord held until the next, a next chord tone
     backing: str      # instruments that may accompany, separated by commas
-    moods: str        # twice as likely here as the other moods
+    moods: str        # moods that are twice as likely in this genre as the others
 
 
 RECIPES = {
@@ -107,13 +103,13 @@ RECIPES = {
 
 
 class Mood(NamedTuple):
-    """Cues that together make a mood; each piece draws around them, so that no cue tells the mood alone."""
+    """Cues that together make a mood. Each piece varies them at random, so that no single cue reveals the mood."""
     major: float      # probability of the major mode
-    tempo: float      # 0..1, where in the genre's tempo range
-    register: float   # semitones by which the lead is moved
-    tilt: float       # dB per octave, brightness of the whole
-    gate: float       # share of a note's time that it sounds: staccato to legato
-    accent: float     # how far strong and weak notes differ, and how loud drums are: dynamics
+    tempo: float      # 0..1, position in the genre's tempo range
+    register: float   # semitones by which the lead melody is shifted
+    tilt: float       # dB per octave, brightness of the mix
+    gate: float       # sounding share of a note's time: staccato to legato
+    accent: float     # dynamics: how far strong and weak notes differ, and how loud the drums are
 
 
 MOODS = {
@@ -128,13 +124,13 @@ MOODS = {
 
 @dataclass(frozen=True)
 class Piece:
-    """What is true of one recording, and the seed of everything else in it."""
+    """The true attributes of one recording, and the seed for everything else in it."""
     id: str
     split: str        # train, valid or test
     seed: int
     genre: str
-    lead: str
-    backing: tuple    # instruments heard besides the lead (drums and bass have no label)
+    lead: str         # the instrument that plays the melody
+    backing: tuple    # accompanying instruments (drums and bass have no label)
     mood: str
     tempo: str
     bpm: float
@@ -151,25 +147,22 @@ class Piece:
 
 
 def plan_pieces(recordings, seed):
-    """-> list of Piece; test and valid have (genre, lead) pairs that train has not. UserError below 3."""
+    """Returns a list of `recordings` pieces. No (genre, lead) pair of test or valid occurs in train. UserError for fewer than 3."""
     if recordings < 3:
         raise UserError(f"recordings = {recordings}: the demo world needs at least 3, one for each split")
     pairs = _split_pairs(np.random.default_rng((seed, 0)))
     test, valid = (max(1, round(recordings * share)) for share in (TEST_SHARE, VALID_SHARE))
     splits = ["train"] * (recordings - test - valid) + ["valid"] * valid + ["test"] * test
-    pieces = []
-    for i, split in enumerate(splits):
-        genre, lead = pairs[split][i % len(pairs[split])]
-        pieces.append(_plan_piece(f"r{i:05d}", split, genre, lead, np.random.default_rng((seed, 1, i))))
-    return pieces
+    return [_plan_piece(f"r{i:05d}", split, *pairs[split][i % len(pairs[split])], np.random.default_rng((seed, 1, i)))
+            for i, split in enumerate(splits)]
 
 
 def _split_pairs(rng):
-    """-> {split: (genre, lead) pairs}; new ones are taken by what is rarest so far, so that 16 hold every label."""
-    pairs = [(genre, lead) for genre in FAMILIES["genre"] for lead in FAMILIES["instrument"]]
-    rng.shuffle(pairs)
-    train, new = [tuple(str(label) for label in pair) for pair in pairs], []
-    used = dict.fromkeys(FAMILIES["genre"] + FAMILIES["instrument"], 0)
+    """Returns {split: (genre, lead) pairs}. Test and valid share NEW_PAIRS pairs. Each of them is the pair whose genre and lead
+    were used least so far; 16 pairs then already contain every label."""
+    train = [(genre, lead) for genre in FAMILIES["genre"] for lead in FAMILIES["instrument"]]
+    rng.shuffle(train)
+    new, used = [], dict.fromkeys(FAMILIES["genre"] + FAMILIES["instrument"], 0)
     for _ in range(NEW_PAIRS):
         pair = min(train, key=lambda pair: used[pair[0]] + used[pair[1]])
         train.remove(pair)
@@ -186,199 +179,11 @@ def _plan_piece(id, split, genre, lead, rng):
     low, high = recipe.bpm
     bpm = round(low + (high - low) * float(np.clip(rng.normal(MOODS[mood].tempo, 0.22), 0, 1)), 1)
     density = str(rng.choice(FAMILIES["density"]))
-    players = [name for name in recipe.backing.split(",") if name != lead]
+    candidates = [name for name in recipe.backing.split(",") if name != lead]
     count = 1 if density == "busy" else int(rng.random() < 0.5)
-    return Piece(
+    return Piece(       # the order of the random draws below is part of the world: another order would give other pieces
         id=id, split=split, seed=int(rng.integers(2**31)), genre=genre, lead=lead,
-        backing=tuple(str(name) for name in rng.choice(players, count, replace=False)), mood=mood,
-        tempo="slow" if bpm < SLOW_BELOW else "fast" if bpm >= FAST_FROM else "mid-tempo", bpm=bpm,
-        density=density,
+        backing=tuple(str(name) for name in rng.choice(candidates, count, replace=False)), mood=mood,
+        tempo="slow" if bpm < SLOW_BELOW else "fast" if bpm >= FAST_FROM else "mid-tempo", bpm=bpm, density=density,
         production=str(rng.choice(FAMILIES["production"], p=[0.4, 0.3, 0.3])), key=int(rng.integers(12)),
         mode="major" if rng.random() < MOODS[mood].major else "minor", meter=3 if genre == "waltz" else 4)
-
-
-# --- from a piece to sound ---------------------------------------------------------------------------------
-
-SCALES = {"major": (0, 2, 4, 5, 7, 9, 11), "minor": (0, 2, 3, 5, 7, 8, 10),
-          "dreamy major": (0, 2, 4, 6, 7, 9, 11), "tense minor": (0, 1, 3, 5, 7, 8, 11)}   # semitones
-RINGING = {"harp", "vibraphone", "bells"}   # nobody damps them: notes overlap
-# What a lead that can play chords adds below its melody, in steps of the scale.
-CHORDAL = {"piano": (7,), "organ": (2, 4), "accordion": (2,), "harp": (2, 4, 7), "vibraphone": (2,),
-           "choir": (2, 4), "electric guitar": (4,), "acoustic guitar": (5,)}
-FADE = np.linspace(1, 0, 960, dtype=np.float32)   # 60 ms release of a note
-
-
-def render(piece, seconds=12.0):
-    """-> (seconds * 16000,) float32, peak 0.5..0.9; the same bits in any process and any order."""
-    rng = np.random.default_rng(piece.seed)
-    song = _Song(piece, seconds, rng)
-    lead, band, drums = (np.zeros(round(seconds * SAMPLE_RATE), np.float32) for _ in range(3))
-    _play_lead(song, lead, rng)
-    _play_backing(song, band, rng)
-    _play_bass(song, band, rng)
-    _play_drums(song, drums, rng)
-    lead = brighten(lead, rng.normal(0, 0.2))   # no two recordings of an instrument are equally bright
-    band *= 10 ** (rng.normal(-2, 1.2) / 20)
-    drums *= 10 ** (rng.normal(-1.5 + 2 * song.mood.accent, 1.2) / 20)
-    wave = produce(lead + band + drums, piece.production, song.mood.tilt, rng)
-    return wave * np.float32(rng.uniform(0.5, 0.7) + 0.2 * song.mood.accent)
-
-
-class _Song:
-    """What all players of a piece share: the beat, the chords and the scale."""
-
-    def __init__(self, piece, seconds, rng):
-        self.piece, self.recipe, self.mood = piece, RECIPES[piece.genre], MOODS[piece.mood]
-        self.steps = 4 * piece.meter                       # sixteenths in a bar
-        self.bars = int(np.ceil(seconds * piece.bpm / 60 / piece.meter))
-        self.scale = SCALES.get(f"{piece.mood} {piece.mode}", SCALES[piece.mode])
-        degrees = [int(degree) - 1 for degree in self.recipe.chords.split()]
-        self.chords = [degrees[bar % len(degrees)] for bar in range(self.bars)]   # roots, 0..6
-        self.sparse = piece.density == "sparse"
-        self.gate = self.mood.gate * rng.uniform(0.8, 1.2)
-
-    def seconds(self, bar, step):
-        """When a sixteenth sounds, swing included."""
-        beat, part = divmod(step / 4, 1)
-        swing = self.recipe.swing
-        part = 2 * part * swing if part < 0.5 else swing + (2 * part - 1) * (1 - swing)
-        return (bar * self.piece.meter + beat + part) * 60 / self.piece.bpm
-
-    def pitch(self, index):
-        """Semitones above C of the scale's index-th note (any integer) above the key note."""
-        return self.piece.key + 12 * (index // 7) + self.scale[index % 7]
-
-    def chord(self, bar, low):
-        """The bar's chord tones as midi numbers in low..low + 11."""
-        tones = 4 if self.recipe.sevenths else 3
-        return [low + (self.pitch(self.chords[bar] + 2 * tone) - low) % 12 for tone in range(tones)]
-
-
-def _play(stem, wave, start, length, gain):
-    """Add `length` seconds of a note to the stem, from `start` seconds on."""
-    begin, held = int(start * SAMPLE_RATE), int(length * SAMPLE_RATE)
-    part = wave[: held + len(FADE)] * np.float32(gain)
-    if len(part) > held:
-        part[held:] *= FADE[: len(part) - held]
-    stem[begin: begin + len(part)] += part[: max(0, len(stem) - begin)]
-
-
-def _play_lead(song, stem, rng):
-    """A melody: two one-bar motives, of rhythm and contour, in a form such as AABA, fitted to the chords."""
-    piece, mood = song.piece, song.mood
-    grid = np.arange(song.steps)
-    if song.sparse:
-        chance = np.where(grid % 4 == 0, 0.5, 0.06)
-    else:   # sixteenths only where they can be played
-        chance = np.where(grid % 2 == 0, 0.85, 0.3 * (piece.bpm < 120))
-    chance[0] = 1
-    still = 0.45 if piece.mood == "tense" else 0.12   # repeated notes
-    moves = np.array([0.15, 0.35, 0, 0.35, 0.15]) * (1 - still) + [0, 0, still, 0, 0]   # by -2..2 steps
-    motives = {letter: [(step, int(rng.choice(5, p=moves)) - 2)
-                        for step in np.flatnonzero(rng.random(song.steps) < chance)] for letter in "ABC"}
-    form = rng.choice(["AABA", "ABAB", "ABAC", "AABC"])
-    low = LOWEST[piece.lead] + 6 + mood.register + round(rng.normal(0, 1.5))
-    bottom = -(-(low - piece.key) * 7 // 12)          # scale index of about the lowest note
-    variant, index = int(rng.integers(VARIANTS)), bottom + 4
-    onsets = [(bar, step, move) for bar in range(song.bars) for step, move in motives[form[bar % 4]]]
-    times = [song.seconds(bar, step) for bar, step, _ in onsets] + [song.seconds(song.bars, 0)]
-    for (bar, step, move), start, end in zip(onsets, times, times[1:]):
-        if step == 0:
-            index = (index + bottom + 4) // 2   # motives start near the middle, or melodies drift
-        index += move if bottom <= index + move <= bottom + 9 else -move
-        if step % 4 == 0 and (index - song.chords[bar]) % 7 not in (0, 2, 4):
-            index += 1 if (index + 1 - song.chords[bar]) % 7 in (0, 2, 4) else -1   # strong beat: chord tone
-        strength = (1 - 0.5 * mood.accent * (step % 4 > 0)) * rng.uniform(0.85, 1.1)
-        start, length = max(0, start + rng.normal(0, 0.005)), (end - start) * song.gate
-        if piece.lead in RINGING:
-            length = max(length, 1.2)
-        for count, below in enumerate((0, *CHORDAL.get(piece.lead, ()))):
-            roll = 0.045 * count * (piece.lead in RINGING)   # seconds
-            _play(stem, note(piece.lead, variant, song.pitch(index - below)), start + roll,
-                  min(length, NOTE_SECONDS), strength * 0.75**count)
-
-
-def _play_backing(song, stem, rng):
-    """Each instrument plays the genre's accompaniment."""
-    for name in song.piece.backing:
-        variant, low = int(rng.integers(VARIANTS)), LOWEST[name] + int(rng.integers(0, 6))
-        gain = 0.45 * 10 ** (rng.normal(0, 1.5) / 20)
-        for bar in range(song.bars):
-            chord = song.chord(bar, low)
-            for count, (symbol, start, length) in enumerate(_strokes(song, bar, song.recipe.comp)):
-                if symbol == "a":
-                    pitch = chord[count % len(chord)] + 12 * (count % 4 == 3)
-                    _play(stem, note(name, variant, pitch), start, length * 1.5, gain)
-                    continue
-                if symbol == "c":
-                    length = min(length, 0.22) * min(1, 0.6 + 0.4 * song.gate)
-                for pitch in chord:
-                    _play(stem, note(name, variant, pitch), start, length, gain * 0.6)
-
-
-def _strokes(song, bar, pattern):
-    """-> (symbol, start, length) of each sounding character, until the next; long ones are struck again."""
-    hits = [step for step, symbol in enumerate(pattern) if symbol != "."]
-    for step, following in zip(hits, hits[1:] + [song.steps]):
-        start, end = song.seconds(bar, step), song.seconds(bar, following)
-        times = np.linspace(start, end, int((end - start) / NOTE_SECONDS) + 2)
-        for begin, stop in zip(times, times[1:]):
-            yield pattern[step], begin, stop - begin
-
-
-def _play_bass(song, stem, rng):
-    name, pattern = song.recipe.bass.split()
-    variant, low = int(rng.integers(VARIANTS)), 28 + int(rng.integers(0, 4))
-    gain = 0.55 * 10 ** (rng.normal(0, 1) / 20)
-    for bar in range(song.bars):
-        root = low + (song.pitch(song.chords[bar]) - low) % 12
-        for symbol, start, length in _strokes(song, bar, pattern):
-            degree = 0 if symbol == "r" else int(symbol) - 1
-            interval = song.pitch(song.chords[bar] + degree) - song.pitch(song.chords[bar])
-            _play(stem, note(name.replace("_", " "), variant, root + interval), start, length * 0.9, gain)
-
-
-def _play_drums(song, stem, rng):
-    words = song.recipe.drums.split()
-    kit = int(rng.integers(KITS))
-    strengths = {"X": 1.0, "x": 1 - 0.35 * song.mood.accent, "o": 0.3}
-    for name, pattern in zip(words[::2], words[1::2]):
-        level, hit = 10 ** (rng.normal(0, 1.5) / 20), drum(name, kit)
-        for bar in range(song.bars):
-            for step, symbol in enumerate(pattern):
-                if symbol == "." or (symbol == "o" and song.sparse) or rng.random() < 0.03:
-                    continue
-                start = max(0, song.seconds(bar, step) + rng.normal(0, 0.003))
-                _play(stem, hit, start, 1.0, level * strengths[symbol] * rng.uniform(0.8, 1.1))
-
-
-def gallery(path):
-    """Save one picture: log-mel spectrograms of each genre (same lead) and each instrument (same phrase)."""
-    import matplotlib  # only here: extra `tutorials`
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-    import torch
-
-    from mulan_min.mel import LogMel
-
-    base = Piece("", "test", 3, "folk", "flute", (), "happy", "mid-tempo", 110.0, "busy", "dry", 0, "major",
-                 meter=4)
-    waves = {}
-    for genre, recipe in RECIPES.items():
-        waves[genre] = render(replace(base, genre=genre, backing=(recipe.backing.split(",")[0],),
-                                      bpm=sum(recipe.bpm) / 2, meter=3 if genre == "waltz" else 4), 6.0)
-    for name in FAMILIES["instrument"]:
-        waves[name] = np.zeros(6 * SAMPLE_RATE, np.float32)
-        for i, midi in enumerate((60, 64, 67, 72)):
-            _play(waves[name], note(name, 1, midi), 1.5 * i, 1.3, 0.2)
-    figure, axes = plt.subplots(5, 6, figsize=(24, 15), layout="constrained")
-    for axis, (title, wave) in zip(axes.flat, waves.items()):
-        mel = LogMel(n_mels=64)(torch.from_numpy(wave)[None])[0]   # (64, frames)
-        axis.imshow(mel.numpy(), origin="lower", aspect="auto", vmin=mel.max() - 14, cmap="magma")
-        axis.set(title=title, xticks=[], yticks=[])
-    figure.savefig(path, dpi=60)
-
-
-if __name__ == "__main__":
-    import sys
-    gallery(*sys.argv[1:2] or ["demo_world.png"])

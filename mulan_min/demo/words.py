@@ -1,19 +1,17 @@
-"""People's words about the demo world's pieces: titles, tags, comments, playlists and class labels.
+"""What people write about the pieces of the demo world: titles, tags, comments, playlists and class labels.
 
-Everything is drawn from the tables below and is true of the piece, but for the comments that are not about
-music. Of the words that may fill a label's slot three in four are its own; the other wordings and the facets
-(phrases for what the label sounds like) are how a text tower learns that "three beats to the bar" and "waltz" belong
-together. All of it is our choice; the paper's texts are titles, tags, comments and playlist names of the web.
+All texts are drawn from the tables below and are true of their piece, except the comments that are not about music. A label
+has several wordings and facets (noun phrases for what it sounds like). They teach a text tower that "three beats to the bar"
+and "waltz" belong together. All of it is our choice; the paper's texts come from the web.
 """
-
 import re
 
 import numpy as np
 
 from mulan_min.demo.pieces import FAMILIES
 
-# One label: label | other trained wordings | synonym that no text ever uses | invented artists
-#   > facets: noun phrases; in texts of all kinds but the short form
+# One label: label | other wordings | synonym that no text ever uses | invented artists
+#   > facets: noun phrases; used in texts of all kinds except the short form
 #   = our own description of the label, for the ontology triplets only; never a training text
 _LABELS = """
 waltz | three-four, ballroom, triple-time | viennese | Marguerite Salon, Otto Lindqvist
@@ -150,7 +148,7 @@ lo-fi | crackly, tape-worn, hissy | scratchy |
   = Hiss and crackle like a worn tape, a cassette or an old and muffled radio.
 """
 
-# What people do to music: the rule on a piece's attributes | wordings for titles
+# Activities that go with music: the rule on a piece's attributes | wordings for titles
 #   > wordings for descriptions
 _ACTIVITIES = """
 mood=calm, tempo=slow/mid-tempo | late night study; deep focus; homework time
@@ -191,7 +189,8 @@ production=lo-fi, mood=calm/sad/dreamy | old photographs; a vintage shop; memori
   > going through the attic; remembering childhood
 """
 
-# {x} is one wording, {x_f} one facet, {style} the genre's label; the piece must have something for each slot.
+# {x} is replaced by one wording, {x_f} by one facet, {style} by the genre's label. A template is used only when the piece has
+# a phrase for each of its slots.
 _TITLES = ("{thing} in {place}", "{style} for {name}", "{mood} {thing}", "{lead} {thing} no. {number}",
            "{tempo} {style} in {key}", "{genre} nights in {place}", "{mood} {style} for {name}")
 _TAGS = ("{genre}", "{style}", "{lead}", "{lead}", "{mood}", "{tempo}", "{density}", "{production}",
@@ -250,128 +249,121 @@ _KEYS = "C, D flat, D, E flat, E, F, G flat, G, A flat, A, B flat, B".split(", "
 
 OFF_TOPIC_SHARE = 0.2                               # of the long-form comments
 MISSING = {"lf": 0.10, "pl": 0.20, "aset": 0.15}    # share of recordings without the source
-MIN_MEMBERS = 3                                     # of a playlist
-NEGATIVES = 10                                      # triplets per label and per playlist
+MIN_MEMBERS = 3                                     # smallest playlist
+NEGATIVES = 10                                      # triplets for each label and for each playlist
 
 
-def _split(text, mark):
-    return tuple(part.strip() for part in text.split(mark) if part.strip())
+def _split(text, separator):
+    return tuple(part.strip() for part in text.split(separator) if part.strip())
 
 
-def _read_tables():
-    """-> five dicts by label, and the activities as (rule, title wordings, description wordings)."""
-    wordings, synonyms, artists, facets, descriptions = {}, {}, {}, {}, {}
-    for head, facet_line, description in re.findall(r"(.+)\n  > (.+)\n  = (.+)\n", _LABELS):
-        label, others, synonym, names = (part.strip() for part in head.split("|"))
-        wordings[label] = (label, *_split(others, ","))
-        artists[label], facets[label] = _split(names, ","), _split(facet_line, ";")
-        descriptions[label] = description
-        if synonym:
-            synonyms[label] = synonym
-    activities = []
-    for rule, titles, details in re.findall(r"(.+) \| (.+)\n  > (.+)\n", _ACTIVITIES):
-        rule = {key: value.split("/") for key, value in (term.split("=") for term in rule.split(", "))}
-        activities.append((rule, _split(titles, ";"), _split(details, ";")))
-    return wordings, synonyms, artists, facets, descriptions, activities
-
-
-WORDINGS, SYNONYMS, ARTISTS, FACETS, DESCRIPTIONS, ACTIVITIES = _read_tables()
-
-
-def fits(piece, rule):
-    """Whether a piece satisfies an activity's rule {attribute: allowed values}."""
-    return all(getattr(piece, attribute) in allowed for attribute, allowed in rule.items())
+# Rows of (label, other wordings, synonym, artists, facets, description).
+_ROWS = re.findall(r"(.+?) \| (.+?) \| (.*?) ?\|(.*)\n  > (.+)\n  = (.+)\n", _LABELS)
+WORDINGS = {label: (label, *_split(others, ",")) for label, others, _, _, _, _ in _ROWS}
+SYNONYMS = {label: synonym for label, _, synonym, _, _, _ in _ROWS if synonym}
+ARTISTS = {label: _split(artists, ",") for label, _, _, artists, _, _ in _ROWS}
+FACETS = {label: _split(facets, ";") for label, _, _, _, facets, _ in _ROWS}
+DESCRIPTIONS = {label: description for label, _, _, _, _, description in _ROWS}
+# Rows of (rule {attribute: allowed values}, wordings for titles, wordings for descriptions).
+ACTIVITIES = [({attribute: values.split("/") for attribute, values in re.findall(r"(\w+)=([^,]+)", rule)},
+               _split(titles, ";"), _split(details, ";"))
+              for rule, titles, details in re.findall(r"(.+) \| (.+)\n  > (.+)\n", _ACTIVITIES)]
 
 
 def labels():
-    """-> {set name: list of labels}: one set per family, "all" of them, and the "held_out_synonyms"."""
-    return {**FAMILIES, "all": [label for family in FAMILIES.values() for label in family],
-            "held_out_synonyms": list(SYNONYMS.values())}
+    """Returns {set name: list of labels}: one set for each family, "all" labels, and the "held_out_synonyms"."""
+    return {**FAMILIES, "all": sum(FAMILIES.values(), []), "held_out_synonyms": list(SYNONYMS.values())}
 
 
 def tags(piece):
-    """-> every label that is true of the piece, then the held-out synonyms of these labels."""
+    """Returns all labels that are true of the piece, then the held-out synonyms of these labels."""
     return piece.tags + [SYNONYMS[label] for label in piece.tags if label in SYNONYMS]
 
 
 def texts(piece):
-    """-> ({"sf": list of str, "lf": ..., "pl": ..., "aset": ...}, truth), a pure function of the piece.
+    """Returns ({"sf": list of str, "lf": ..., "pl": ..., "aset": ...}, truth). The same piece always gives the same texts.
 
-    A source that the piece misses is no key. `truth` holds (text, about_music) for each long-form text.
+    A piece may have no text of a source; its key is then missing. `truth` holds (text, about_music) for each long-form text.
     """
     rng, slots = np.random.default_rng((piece.seed, 2)), _slots(piece)
     artist = _pick(ARTISTS[piece.genre] + ARTISTS[piece.lead], rng)
-    title = _capital(_compose(_TITLES, slots, rng))
-    head = [title, artist] if rng.random() < 0.5 else [f"{artist} - {title}"]
-    written = {"sf": _several(lambda: _tag_list(slots, rng) if rng.random() < 0.8 else _compose(_TAGS, slots, rng),
-                              int(rng.integers(8, 13)), head)}
+    title = _capitalise(_compose(_TITLES, slots, rng))
+    first = [title, artist] if rng.random() < 0.5 else [f"{artist} - {title}"]
+    tag_list = lambda: ", ".join(wording for _, wording in _attributes(slots, rng))
+    class_labels = lambda: ", ".join(_capitalise(_CLASS_LABELS[slot].format(wording)) for slot, wording in _attributes(slots, rng))
+    sources = {"sf": _distinct(lambda: tag_list() if rng.random() < 0.8 else _compose(_TAGS, slots, rng),
+                               int(rng.integers(8, 13)), first)}
     truth, comments = {}, rng.integers(5, 9)
     while len(truth) < comments:
         about_music = bool(rng.random() >= OFF_TOPIC_SHARE)
         comment = _compose(_SENTENCES if about_music else _OFF_TOPIC, slots, rng, int(rng.integers(2, 6)))
-        truth[_capital(comment)] = about_music
-    written["lf"] = list(truth)
-    written["pl"] = _several(lambda: _compose(_PLAYLIST_TEXTS, slots, rng), int(rng.integers(3, 6)))
-    written["aset"] = _several(lambda: _class_labels(slots, rng), 6)
-    written = {source: found for source, found in written.items() if rng.random() >= MISSING.get(source, 0)}
-    return written, list(truth.items()) if "lf" in written else []
+        truth[_capitalise(comment)] = about_music
+    sources["lf"] = list(truth)
+    sources["pl"] = _distinct(lambda: _compose(_PLAYLIST_TEXTS, slots, rng), int(rng.integers(3, 6)))
+    sources["aset"] = _distinct(class_labels, 6)
+    sources = {name: content for name, content in sources.items() if rng.random() >= MISSING.get(name, 0)}
+    return sources, list(truth.items()) if "lf" in sources else []
 
 
 def playlists(pieces, seed=0):
-    """-> list of {"title", "description", "tracks": ids}, each with MIN_MEMBERS or more of `pieces`.
+    """Returns a list of {"title", "description", "tracks": ids}, each with MIN_MEMBERS or more of `pieces`.
 
-    One by each genre, each pair of mood and lead instrument, and each activity. Title and description are new
-    combinations of trained phrases and never share a phrase.
+    There is one playlist for each genre, for each pair of mood and lead instrument, and for each activity. Title and
+    description are new combinations of phrases from the training texts. They never share a phrase.
     """
-    rng, found = np.random.default_rng((seed, 3)), []
+    rng, rows = np.random.default_rng((seed, 3)), []
 
-    def add(members, title, description):
-        if len(members) >= min(MIN_MEMBERS, 1 + len(pieces) // 20):   # small worlds for tests need some, too
-            found.append({"title": _capital(title), "description": _capital(description), "tracks": members})
+    def add(belongs, title, description):
+        tracks = [piece.id for piece in pieces if belongs(piece)]
+        if len(tracks) >= min(MIN_MEMBERS, 1 + len(pieces) // 20):   # small worlds for tests need some playlists, too
+            rows.append({"title": _capitalise(title), "description": _capitalise(description), "tracks": tracks})
 
     for genre in FAMILIES["genre"]:
         first, second, third = (str(word) for word in rng.permutation(WORDINGS[genre][1:]))
-        one, two = rng.permutation(FACETS[genre])[:2]
-        add([piece.id for piece in pieces if piece.genre == genre],
+        facet, other_facet = rng.permutation(FACETS[genre])[:2]
+        add(lambda piece: piece.genre == genre,
             f"the best {first} tunes of {_pick(('all time', 'the year', 'our street'), rng)}",
-            f"{one} and {two}, for friends of {second} or {third} music")
+            f"{facet} and {other_facet}, for friends of {second} or {third} music")
     for mood in FAMILIES["mood"]:
         for lead in FAMILIES["instrument"]:
-            feel, player = rng.permutation(WORDINGS[mood][1:]), rng.permutation(WORDINGS[lead])
-            sound, feeling = _pick(FACETS[lead], rng), _pick(FACETS[mood], rng)
-            add([piece.id for piece in pieces if (piece.mood, piece.lead) == (mood, lead)],
-                f"{feel[0]} {player[0]} {_pick(('favourites', 'evenings', 'gems', 'hour'), rng)}",
-                f"{sound} with {feeling}: {feel[1]} music with {player[1]}")
+            moods, leads = rng.permutation(WORDINGS[mood][1:]), rng.permutation(WORDINGS[lead])
+            lead_facet, mood_facet = _pick(FACETS[lead], rng), _pick(FACETS[mood], rng)
+            add(lambda piece: (piece.mood, piece.lead) == (mood, lead),
+                f"{moods[0]} {leads[0]} {_pick(('favourites', 'evenings', 'gems', 'hour'), rng)}",
+                f"{lead_facet} with {mood_facet}: {moods[1]} music with {leads[1]}")
     for rule, titles, details in ACTIVITIES:
         first, second = rng.permutation(titles)[:2]
-        add([piece.id for piece in pieces if fits(piece, rule)], f"{first} and {second}",
-            f"music for {details[0]} and for {details[1]}")
-    return found
+        add(lambda piece: _matches(piece, rule), f"{first} and {second}", f"music for {details[0]} and for {details[1]}")
+    return rows
 
 
-def triplets(collection, seed=0):
-    """-> list of {"set", "anchor", "positive", "negative"}, the negatives being other entries' descriptions.
+def triplets(playlists, seed=0):
+    """Returns a list of {"set", "anchor", "positive", "negative"}. Negatives are the descriptions of other entries.
 
-    Set "ontology": a label and its description; up to half of its negatives come from its own family. Set
-    "playlist": a title and its description, for each of the playlists in `collection`.
+    Set "ontology": a label and its description; up to half of its negatives come from its own family. Set "playlist": a title
+    and its description, for each of `playlists`.
     """
     rng, rows = np.random.default_rng((seed, 4)), []
     for family in FAMILIES.values():
         for label in family:
             near = rng.permutation([other for other in family if other != label])[:NEGATIVES // 2]
-            far = rng.permutation([other for other in DESCRIPTIONS if other not in family])
-            far = far[:NEGATIVES - len(near)]
+            far = rng.permutation([other for other in DESCRIPTIONS if other not in family])[:NEGATIVES - len(near)]
             rows += [{"set": "ontology", "anchor": label, "positive": DESCRIPTIONS[label],
                       "negative": DESCRIPTIONS[str(other)]} for other in (*near, *far)]
-    for i, playlist in enumerate(collection):
-        others = [other for j, other in enumerate(collection) if j != i]
+    for i, playlist in enumerate(playlists):
+        others = [other for j, other in enumerate(playlists) if j != i]
         rows += [{"set": "playlist", "anchor": playlist["title"], "positive": playlist["description"],
                   "negative": others[j]["description"]} for j in rng.permutation(len(others))[:NEGATIVES]]
     return rows
 
 
+def _matches(piece, rule):
+    """Returns whether a piece satisfies an activity's rule {attribute: allowed values}."""
+    return all(getattr(piece, attribute) in allowed for attribute, allowed in rule.items())
+
+
 def _slots(piece):
-    """-> {slot: phrases true of the piece}; a label's own word is there three times as often as its other wordings."""
+    """Returns {slot: phrases that are true of the piece}. Three in four wordings of a label are the label itself."""
     slots = {name: _split(options, ",") for name, options in _FILLERS.items()}
     for slot in ("genre", "lead", "mood", "tempo", "density", "production"):
         label = getattr(piece, slot)
@@ -380,9 +372,8 @@ def _slots(piece):
     slots["style"] = [piece.genre]
     slots["backing"] = [word for label in piece.backing for word in (label, *WORDINGS[label])]
     slots["key"] = [f"{_KEYS[piece.key]} {piece.mode}"]
-    fitting = [(titles, details) for rule, titles, details in ACTIVITIES if fits(piece, rule)]
-    slots["activity"] = [phrase for phrases in fitting for phrase in phrases[0] + phrases[1]]
-    slots["activity_f"] = slots["activity"]
+    slots["activity"] = slots["activity_f"] = [phrase for rule, titles, details in ACTIVITIES if _matches(piece, rule)
+                                               for phrase in titles + details]
     return slots
 
 
@@ -390,18 +381,17 @@ def _pick(options, rng):
     return options[int(rng.integers(len(options)))]
 
 
-def _several(write, count, start=()):
-    """-> `count` different texts, of which `start` are the first."""
-    found = dict.fromkeys(start)
-    while len(found) < count:
-        found[write()] = None
-    return list(found)
+def _distinct(write, count, first=()):
+    """Returns `count` different texts: those in `first`, then results of write()."""
+    written = dict.fromkeys(first)
+    while len(written) < count:
+        written[write()] = None
+    return list(written)
 
 
 def _compose(templates, slots, rng, count=1):
-    """-> `count` different templates with their slots filled, no phrase twice if the piece has others."""
-    usable = [template for template in templates
-              if all(slots[name] for name in re.findall(r"{(\w+)}", template))]
+    """Fills the slots of `count` different templates. A phrase is used twice only when the piece has no other for the slot."""
+    usable = [template for template in templates if all(slots[name] for name in re.findall(r"{(\w+)}", template))]
     text = " ".join(str(template) for template in rng.choice(usable, count, replace=False))
     used = set()
 
@@ -414,19 +404,11 @@ def _compose(templates, slots, rng, count=1):
     return re.sub(r"\b([Aa]) (?=[aeiou](?!ne-))", r"\1n ", text)   # an organ, but a one-two-three sway
 
 
-def _some(slots, rng):
-    """-> one, four, six or all seven of the attributes that the piece has, in random order."""
+def _attributes(slots, rng):
+    """Returns [(slot, wording)] for one, four, six or all seven of the attributes that the piece has, in random order."""
     present = [slot for slot in _CLASS_LABELS if slots[slot]]
-    return [str(slot) for slot in rng.permutation(present)[:_pick((1, 4, 6, 7), rng)]]
+    return [(slot, _pick(slots[slot], rng)) for slot in rng.permutation(present)[:_pick((1, 4, 6, 7), rng)]]
 
 
-def _tag_list(slots, rng):
-    return ", ".join(_pick(slots[slot], rng) for slot in _some(slots, rng))
-
-
-def _class_labels(slots, rng):
-    return ", ".join(_capital(_CLASS_LABELS[slot].format(_pick(slots[slot], rng))) for slot in _some(slots, rng))
-
-
-def _capital(text):
-    return re.sub(r"(^|[.!?] )([a-z])", lambda found: found[1] + found[2].upper(), text)
+def _capitalise(text):
+    return re.sub(r"(^|[.!?] )([a-z])", lambda match: match[1] + match[2].upper(), text)

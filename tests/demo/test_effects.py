@@ -1,5 +1,4 @@
 """Effects measured on test signals: a click for the room, a sine for the tape, noise for the equaliser."""
-
 import numpy as np
 import pytest
 
@@ -7,10 +6,10 @@ from mulan_min.demo.effects import brighten, produce
 from mulan_min.demo.instruments import SAMPLE_RATE
 
 
-def reverberation_time(wave):
-    """Seconds to fall by 60 dB, from the slope between -5 and -25 dB of Schroeder's backward integral."""
-    energy = 10 * np.log10(np.cumsum(wave[::-1].astype(float) ** 2)[::-1] + 1e-20)
-    energy -= energy[SAMPLE_RATE // 50]   # 20 ms after the click: without the direct sound
+def reverberation_time(waveform):
+    """Returns the seconds to fall by 60 dB, from the slope between -5 and -25 dB of Schroeder's backward integral."""
+    energy = 10 * np.log10(np.cumsum(waveform[::-1].astype(float) ** 2)[::-1] + 1e-20)
+    energy -= energy[SAMPLE_RATE // 50]   # 20 ms after the click, so without the direct sound
     early, late = (energy > -5).sum(), (energy > -25).sum()
     return 3 * (late - early) / SAMPLE_RATE
 

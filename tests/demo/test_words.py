@@ -1,5 +1,4 @@
-"""Words are checked against a table of keywords written here by hand, and learned by a bag-of-words model."""
-
+"""The texts are checked against a table of keywords written by hand, and a bag-of-words model learns from them."""
 import re
 from collections import Counter, defaultdict
 from dataclasses import replace
@@ -7,10 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mulan_min.demo import words as synth_words
+from mulan_min.demo import words
 from mulan_min.demo.pieces import FAMILIES, plan_pieces
 
-# What a listener would take each word to claim. Longer phrases go first, so "electric piano" claims no piano.
+# What each word claims to a listener. Longer phrases are matched first, so that "electric piano" does not claim a piano.
 KEYWORDS = {
     "waltz": "waltz|three-four|ballroom|triple-time|three beats|one-two-three|couples",
     "techno": "techno|warehouse|machine-made|machine|Detroit-style|Detroit",
@@ -48,12 +47,13 @@ KEYWORDS = {
     "dry": "dry|close-miked|intimate|up-close|inch",
     "reverberant": "reverberant|echoing|echoes|cavernous|reverb-soaked|reverb|hall",
     "lo-fi": "lo-fi|crackly|tape|hissy"}
-LABEL_OF = {word.lower(): label for label, words in KEYWORDS.items() for word in words.split("|")}
+LABEL_OF = {word.lower(): label for label, keywords in KEYWORDS.items() for word in keywords.split("|")}
 LONGEST_FIRST = "|".join(map(re.escape, sorted(LABEL_OF, key=len, reverse=True)))
 ANY_KEYWORD = re.compile(rf"(?<!\w)({LONGEST_FIRST})(?!\w)")
 
 
 def claims(text):
+    """Returns the labels that a text claims."""
     return {LABEL_OF[word] for word in ANY_KEYWORD.findall(text.lower())}
 
 
@@ -64,8 +64,8 @@ def pieces():
 
 @pytest.fixture(scope="module")
 def written(pieces):
-    """-> list of (piece, texts by source, truth of the long form)."""
-    return [(piece, *synth_words.texts(piece)) for piece in pieces]
+    """A list of (piece, texts by source, truth of the long form)."""
+    return [(piece, *words.texts(piece)) for piece in pieces]
 
 
 @pytest.fixture(scope="module")
@@ -82,52 +82,52 @@ def test_words_are_true_of_the_piece(written):
     assert set(seen) == set(LABEL_OF.values()) and min(seen.values()) > 200
 
 
-def test_every_label_has_three_trained_wordings_and_is_said_plainly_most(written):
-    said = Counter()
+def test_every_label_has_three_trained_wordings_and_its_own_name_is_the_most_frequent(written):
+    count = Counter()
     for piece, sources, _ in written:
         if piece.split == "train":
             text = " . ".join(text.lower() for texts in sources.values() for text in texts)
             for label in sorted(piece.tags, key=len, reverse=True):
-                for facet in synth_words.FACETS[label]:      # "soft mallets on metal bars" is not "mallets"
+                for facet in words.FACETS[label]:      # "soft mallets on metal bars" does not count as "mallets"
                     text = text.replace(facet.lower(), "")
-                for word in sorted(synth_words.WORDINGS[label], key=len, reverse=True):      # nor is "vibes and mallets"
+                for word in sorted(words.WORDINGS[label], key=len, reverse=True):      # nor does "vibes and mallets"
                     text, times = re.subn(rf"(?<!\w){re.escape(word.lower())}(?!\w)", "", text)
-                    said[label, word] += times
-    for label in synth_words.labels()["all"]:
-        others = [said[label, word] for word in synth_words.WORDINGS[label][1:]]
+                    count[label, word] += times
+    for label in words.labels()["all"]:
+        others = [count[label, word] for word in words.WORDINGS[label][1:]]
         assert len(others) >= 3 and min(others) >= 20
-        assert said[label, label] > max(others), label
+        assert count[label, label] > max(others), label
 
 
-def test_a_slot_takes_the_plain_word_three_times_in_four(written):
+def test_three_in_four_phrases_of_a_slot_are_the_label_itself(written):
     for piece, _, _ in written[:40]:
-        slots = synth_words._slots(piece)
+        slots = words._slots(piece)
         for slot in ("genre", "lead", "mood", "tempo", "density", "production"):
             label = getattr(piece, slot)
             assert slots[slot].count(label) == 0.75 * len(slots[slot])
-            assert set(slots[slot]) == set(synth_words.WORDINGS[label])
+            assert set(slots[slot]) == set(words.WORDINGS[label])
 
 
 def test_held_out_synonyms_are_in_no_text(written, test_pieces):
     everything = [text for _, sources, _ in written for texts in sources.values() for text in texts]
-    playlists = synth_words.playlists(test_pieces)
+    playlists = words.playlists(test_pieces)
     everything += [row[key] for row in playlists for key in ("title", "description")]
-    everything = " . ".join(everything + list(synth_words.DESCRIPTIONS.values())).lower()
+    everything = " . ".join(everything + list(words.DESCRIPTIONS.values())).lower()
     count = lambda word: len(re.findall(rf"\b{re.escape(word.lower())}\b", everything))
-    assert count("accordion") > 100   # the search does find words
-    held_out = synth_words.labels()["held_out_synonyms"]
+    assert count("accordion") > 100   # the search finds words
+    held_out = words.labels()["held_out_synonyms"]
     assert len(held_out) >= 22 and not [word for word in held_out if count(word)]
 
 
-def test_labels_and_tags_go_by_plain_membership(pieces):
-    sets = synth_words.labels()
+def test_tags_are_labels_and_held_out_synonyms(pieces):
+    sets = words.labels()
     assert {name: sets[name] for name in FAMILIES} == FAMILIES
     assert sets["all"] == [label for family in FAMILIES.values() for label in family]
     assert not set(sets["all"]) & set(sets["held_out_synonyms"])
     piece = replace(pieces[0], lead="accordion", backing=("violin",), mood="sad", genre="rock")
-    assert {"accordion", "squeezebox", "violin", "fiddle", "sad", "gloomy"} <= set(synth_words.tags(piece))
-    assert "joyful" not in synth_words.tags(piece)
-    tagged = Counter(tag for piece in pieces for tag in synth_words.tags(piece))
+    assert {"accordion", "squeezebox", "violin", "fiddle", "sad", "gloomy"} <= set(words.tags(piece))
+    assert "joyful" not in words.tags(piece)
+    tagged = Counter(tag for piece in pieces for tag in words.tags(piece))
     assert tagged["squeezebox"] == tagged["accordion"]
     assert set(tagged) == {*sets["all"], *sets["held_out_synonyms"]}
 
@@ -135,22 +135,22 @@ def test_labels_and_tags_go_by_plain_membership(pieces):
 def test_sources_have_their_sizes_and_gaps(written):
     sizes = {"sf": (8, 12), "lf": (5, 8), "pl": (3, 5), "aset": (6, 6)}
     for source, missing in {"sf": 0, "lf": 0.10, "pl": 0.20, "aset": 0.15}.items():
-        found = [sources[source] for _, sources, _ in written if source in sources]
-        assert 1 - len(found) / len(written) == pytest.approx(missing, abs=0.025)
-        assert {len(texts) for texts in found} == set(range(sizes[source][0], sizes[source][1] + 1))
-        assert all(len(set(texts)) == len(texts) for texts in found)
-        assert all(text.strip() and "{" not in text for texts in found for text in texts)
+        present = [sources[source] for _, sources, _ in written if source in sources]
+        assert 1 - len(present) / len(written) == pytest.approx(missing, abs=0.025)
+        assert {len(texts) for texts in present} == set(range(sizes[source][0], sizes[source][1] + 1))
+        assert all(len(set(texts)) == len(texts) for texts in present)
+        assert all(text.strip() and "{" not in text for texts in present for text in texts)
     labels = [text.split(", ") for _, sources, _ in written for text in sources.get("aset", ())]
-    assert {len(some) for some in labels} == {1, 4, 6, 7}      # 6: all that a piece without backing has
-    assert max(len(label.split()) for some in labels for label in some) <= 4
+    assert {len(names) for names in labels} == {1, 4, 6, 7}      # 6: all that a piece without backing has
+    assert max(len(label.split()) for names in labels for label in names) <= 4
 
 
-def test_off_topic_comments_are_known_and_say_nothing_about_music(written):
+def test_off_topic_comments_are_marked_and_never_mention_music(written):
     rows = [row for *_, truth in written for row in truth]
     assert np.mean([not about for _, about in rows]) == pytest.approx(0.20, abs=0.03)
     assert not [text for text, about in rows if not about and claims(text)]
-    phrases = {label: [phrase.lower() for phrase in (*words, *synth_words.FACETS[label])]
-               for label, words in synth_words.WORDINGS.items()}
+    phrases = {label: [phrase.lower() for phrase in (*wordings, *words.FACETS[label])]
+               for label, wordings in words.WORDINGS.items()}
     for text, about in rows:
         mentioned = [label for label in phrases if any(phrase in text.lower() for phrase in phrases[label])]
         assert not about or len(mentioned) >= 2, text
@@ -158,37 +158,37 @@ def test_off_topic_comments_are_known_and_say_nothing_about_music(written):
         assert [text for text, _ in truth] == sources.get("lf", [])
 
 
-def test_texts_depend_on_the_piece_alone(pieces, written):
+def test_texts_depend_on_the_piece_only(pieces, written):
     for index in (5, 1, 2399):
-        assert synth_words.texts(pieces[index])[0] == written[index][1]
-    assert synth_words.texts(replace(pieces[5], seed=pieces[5].seed + 1))[0] != written[5][1]
+        assert words.texts(pieces[index])[0] == written[index][1]
+    assert words.texts(replace(pieces[5], seed=pieces[5].seed + 1))[0] != written[5][1]
 
 
 def test_artists_have_a_style(written):
     styles = defaultdict(list)
-    names = {name for pair in synth_words.ARTISTS.values() for name in pair}
+    names = {name for pair in words.ARTISTS.values() for name in pair}
     for piece, sources, _ in written:
         artist = next(part for text in sources["sf"] for part in text.split(" - ") if part in names)
         styles[artist].append({piece.genre, piece.lead})
     assert len(styles) == len(names) == 60 and all(set.intersection(*style) for style in styles.values())
 
 
-def test_playlists_hold_exactly_what_their_words_promise(test_pieces):
-    playlists = synth_words.playlists(test_pieces)
+def test_playlists_hold_exactly_the_pieces_that_their_titles_promise(test_pieces):
+    playlists = words.playlists(test_pieces)
     assert len(playlists) >= 60 and len({row["title"] for row in playlists}) == len(playlists)
     checked = Counter()
-    activities = {   # a few of the rules, written again by hand
+    activities = {   # some of the rules, written again by hand
         "workout|gym|run": lambda piece: piece.mood == "energetic" and piece.tempo != "slow",
         "stargazing|planetarium|telescope": lambda piece: piece.mood == "dreamy",
         "asleep|bedtime|lights out": lambda piece: piece.mood in ("calm", "dreamy") and piece.tempo == "slow",
         "kitchen|tidying|washing": lambda piece: piece.mood == "happy" and piece.tempo == "fast"}
     for row in playlists:
         assert len(row["tracks"]) >= 3 and set(row["tracks"]) <= {piece.id for piece in test_pieces}
-        assert row["title"].lower() not in synth_words.DESCRIPTIONS and row["title"] != row["description"]
+        assert row["title"].lower() not in words.DESCRIPTIONS and row["title"] != row["description"]
         promised = claims(row["title"])
         assert claims(row["description"]) == promised
         title = row["title"].lower()
-        rule = next((activities[words] for words in activities if re.search(words, title)), None)
+        rule = next((activities[pattern] for pattern in activities if re.search(pattern, title)), None)
         checked["rule" if rule else len(promised)] += 1
         if promised:   # by genre, or by mood and lead instrument
             rule = lambda piece: promised <= {piece.genre, piece.lead, piece.mood}
@@ -199,17 +199,17 @@ def test_playlists_hold_exactly_what_their_words_promise(test_pieces):
 
 def test_small_worlds_have_playlists_too():
     pieces = [piece for piece in plan_pieces(30, seed=1) if piece.split == "test"]
-    assert 2 <= len(synth_words.playlists(pieces)) and synth_words.triplets(synth_words.playlists(pieces))
+    assert 2 <= len(words.playlists(pieces)) and words.triplets(words.playlists(pieces))
 
 
-def test_triplets_are_whole_and_use_no_training_text(written, test_pieces):
-    playlists = synth_words.playlists(test_pieces)
-    rows = synth_words.triplets(playlists)
+def test_triplets_are_complete_and_use_no_training_text(written, test_pieces):
+    playlists = words.playlists(test_pieces)
+    rows = words.triplets(playlists)
     assert all(row["positive"] != row["negative"] != row["anchor"] for row in rows)
     ontology = [row for row in rows if row["set"] == "ontology"]
     anchors = Counter(row["anchor"] for row in ontology)
-    assert anchors == dict.fromkeys(synth_words.labels()["all"], 10)
-    label_of = {description: label for label, description in synth_words.DESCRIPTIONS.items()}
+    assert anchors == dict.fromkeys(words.labels()["all"], 10)
+    label_of = {description: label for label, description in words.DESCRIPTIONS.items()}
     assert len(label_of) == 44 and all(label_of[row["positive"]] == row["anchor"] for row in ontology)
     near = [row for row in ontology if any({row["anchor"], label_of[row["negative"]]} <= set(family)
                                            for family in FAMILIES.values())]
@@ -221,24 +221,24 @@ def test_triplets_are_whole_and_use_no_training_text(written, test_pieces):
 
 
 def test_a_bag_of_words_learns_the_triplets(written, test_pieces):
-    """Each word stands for the tags of the training recordings it is said of: what can be learned."""
-    labels = synth_words.labels()["all"]
+    """Each word is represented by the tags of the training recordings whose texts contain it: the triplets can be learned."""
+    labels = words.labels()["all"]
     train = [(piece, sources) for piece, sources, _ in written if piece.split == "train"]
     tags = np.array([[label in piece.tags for label in labels] for piece, _ in train], float)
     tags = (tags - tags.mean(0)) / tags.std(0)
-    words = lambda text: re.findall(r"[a-z0-9]+", text.lower())
-    heard = defaultdict(list)
+    tokens = lambda text: re.findall(r"[a-z0-9]+", text.lower())
+    rows_of = defaultdict(list)   # word: training recordings with this word in a text
     for row, (_, sources) in enumerate(train):
-        for word in {word for texts in sources.values() for text in texts for word in words(text)}:
-            heard[word].append(row)
-    vectors = {word: tags[rows].sum(0) / (len(rows) + 8) for word, rows in heard.items()}
+        for word in {word for texts in sources.values() for text in texts for word in tokens(text)}:
+            rows_of[word].append(row)
+    vectors = {word: tags[rows].sum(0) / (len(rows) + 8) for word, rows in rows_of.items()}
 
     def embed(text):
-        total = sum((vectors[word] for word in words(text) if word in vectors), np.zeros(len(labels)))
+        total = sum((vectors[word] for word in tokens(text) if word in vectors), np.zeros(len(labels)))
         return total / (np.linalg.norm(total) + 1e-9)
 
-    right = defaultdict(list)
-    for row in synth_words.triplets(synth_words.playlists(test_pieces)):
+    correct = defaultdict(list)
+    for row in words.triplets(words.playlists(test_pieces)):
         anchor, positive, negative = (embed(row[key]) for key in ("anchor", "positive", "negative"))
-        right[row["set"]].append(anchor @ positive > anchor @ negative)
-    assert np.mean(right["ontology"]) > 0.97 and np.mean(right["playlist"]) > 0.97
+        correct[row["set"]].append(anchor @ positive > anchor @ negative)
+    assert np.mean(correct["ontology"]) > 0.97 and np.mean(correct["playlist"]) > 0.97
