@@ -1,29 +1,28 @@
-"""ResNet-50 (He et al. 2015) for a spectrogram seen as an image of one channel."""
+"""ResNet-50 (He et al. 2015) for spectrograms. A spectrogram is an image with one channel."""
 import torch
 from torch import Tensor, nn
 
 
-def convolution(channels_in: int, channels: int, kernel: int, stride: int = 1) -> nn.Sequential:
-    """Convolution, padded to keep the size at stride 1, without bias as batch norm brings its own."""
-    return nn.Sequential(nn.Conv2d(channels_in, channels, kernel, stride, kernel // 2, bias=False),
-                         nn.BatchNorm2d(channels))
+def conv_bn(channels_in: int, channels: int, kernel: int, stride: int = 1) -> nn.Sequential:
+    """A 2-D convolution without bias, because the batch norm after it adds one. At stride 1 the padding keeps the size."""
+    return nn.Sequential(nn.Conv2d(channels_in, channels, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(channels))
 
 
 class Bottleneck(nn.Module):
-    """1x1 down to `channels`, 3x3, 1x1 up to 4 x channels, added to the input.
+    """ResNet's bottleneck block: (B, channels_in, F, T) -> (B, 4 channels, F / stride, T / stride).
 
-    (B, channels_in, F, T) -> (B, 4 channels, F / stride, T / stride), ReLU after each convolution.
-    The stride stands on the 3x3 (version 1.5, as torchvision and transformers have it; He et al. had it on
-    the first 1x1, which then skips three quarters of its input).
+    A 1x1 convolution to `channels`, a 3x3, and a 1x1 to 4 x channels, added to the input. A ReLU follows the first two and the
+    sum. The 3x3 has the stride (version 1.5, as in torchvision and transformers). He et al. gave it to the first 1x1, which then
+    ignores three quarters of its input.
     """
 
     def __init__(self, channels_in: int, channels: int, stride: int = 1):
         super().__init__()
-        self.reduce = convolution(channels_in, channels, 1)
-        self.spatial = convolution(channels, channels, 3, stride)
-        self.expand = convolution(channels, 4 * channels, 1)
-        same = stride == 1 and channels_in == 4 * channels
-        self.shortcut = nn.Identity() if same else convolution(channels_in, 4 * channels, 1, stride)
+        self.reduce = conv_bn(channels_in, channels, 1)
+        self.spatial = conv_bn(channels, channels, 3, stride)
+        self.expand = conv_bn(channels, 4 * channels, 1)
+        same_shape = stride == 1 and channels_in == 4 * channels
+        self.shortcut = nn.Identity() if same_shape else conv_bn(channels_in, 4 * channels, 1, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.spatial(self.reduce(x).relu_()).relu_()
@@ -31,35 +30,30 @@ class Bottleneck(nn.Module):
 
 
 class ResNet50(nn.Module):
-    """(B, mels, frames) -> (B, 32 width), the mean over time and frequency (paper).
+    """ResNet-50: spectrogram (B, mels, frames) -> features (B, 32 width), the mean over time and frequency (paper).
 
-    width is the number of stem channels, 64 in the published network; every layer scales with it.
-    With in_channels above 1 the input is (B, in_channels, mels, frames). zero_init (our choice) starts the
-    last batch norm of each block at gamma = 0, so that the network begins as a shallow one and the blocks
-    join as they learn (Goyal et al. 2017: better at large batches).
+    `width` is the number of channels of the first layer, 64 in the published network; all other layers scale with it. The last
+    batch norm of each block starts at gamma = 0 (our choice): the network begins as a shallow one, and the blocks join in as they
+    learn, which is better for large batches (Goyal et al. 2017).
     """
 
-    def __init__(self, width: int = 64, in_channels: int = 1, zero_init: bool = True):
+    def __init__(self, width: int = 64):
         super().__init__()
-        self.stem = convolution(in_channels, width, 7, stride=2)
+        self.stem = conv_bn(1, width, 7, stride=2)
         self.pool = nn.MaxPool2d(3, stride=2, padding=1)
-        blocks, channels_in = [], width
+        blocks = []
         for stage, depth in enumerate((3, 4, 6, 3)):
             channels = width * 2 ** stage
-            for i in range(depth):
-                blocks.append(Bottleneck(channels_in, channels, stride=2 if stage > 0 and i == 0 else 1))
-                channels_in = 4 * channels
+            blocks.append(Bottleneck(width, channels) if stage == 0 else Bottleneck(2 * channels, channels, stride=2))
+            blocks += [Bottleneck(4 * channels, channels) for _ in range(depth - 1)]
         self.blocks = nn.Sequential(*blocks)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            if zero_init and isinstance(module, Bottleneck):
+            if isinstance(module, Bottleneck):
                 nn.init.zeros_(module.expand[1].weight)
-        # channels last in memory: what bfloat16 convolutions want, on CPU and on tensor cores
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # faster bfloat16 convolutions, on CPUs and on tensor cores
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.dim() == 3:
-            x = x.unsqueeze(1)  # (B, mels, frames) -> (B, 1, mels, frames)
-        x = self.pool(self.stem(x).relu_())  # a quarter of mels and frames
+        x = self.pool(self.stem(x.unsqueeze(1)).relu_())  # (B, 1, mels, frames) -> (B, width, mels / 4, frames / 4)
         return self.blocks(x).mean(dim=(2, 3))  # (B, 32 width, mels / 32, frames / 32) -> (B, 32 width)

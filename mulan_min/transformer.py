@@ -1,9 +1,4 @@
-"""The transformer block that the AST and BERT share: one self-attention, one MLP, one block.
-
-The two towers differ only in where LayerNorm stands. AST normalises before each sublayer (pre-norm, as ViT),
-so its residual stream is never normalised; BERT normalises after each addition (post-norm, as the first
-transformer). Dropout draws from torch's global random state only, so restoring that state replays it.
-"""
+"""The transformer block of the AST and BERT. Dropout uses torch's global random state only: restoring it repeats the masks."""
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,12 +7,15 @@ from mulan_min.errors import UserError
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout: float = 0.0) -> Tensor:
-    """softmax(q k^T / sqrt(D)) v: q, k, v (B, H, L, D), mask (B, 1, 1, L) bool -> (B, H, L, D)."""
+    """Scaled dot-product attention, softmax(q k^T / sqrt(D)) v (Vaswani et al. 2017): q, k, v (B, H, L, D) -> (B, H, L, D).
+
+    mask (B, 1, 1, L) bool: True = real token. `dropout` is the probability that an attention weight is set to zero.
+    """
     if q.device.type != "cpu" or q.dtype != torch.bfloat16 or q.shape[2] > 1000:
         return F.scaled_dot_product_attention(q, k, v, mask, dropout)
-    # In bfloat16 on the CPU the fused kernel takes 4 to 5 times as long as the formula, forward and backward
-    # (torch 2.13, 100 to 160 tokens, CPU time of one thread), which is half the time of a block 192 wide. With the
-    # 1189 tokens of AST base it is the faster one, by a sixth of the whole step.
+    # On the CPU in bfloat16, the fused kernel takes 4 to 5 times as long as this formula, forward and backward (torch 2.13, 100 to
+    # 160 tokens, CPU time of one thread). That is half the time of a block of width 192. With the 1189 tokens of AST base the fused
+    # kernel is faster, by a sixth of the whole training step.
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(2, 3)  # (B, H, L, L)
     if mask is not None:
         scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
@@ -25,34 +23,30 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout:
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention over (B, L, W) tokens.
-
-    Queries, keys and values come from one matrix, stacked in this order. dropout acts on the attention
-    weights, as in BERT. Raises UserError when the heads do not divide the width.
-    """
+    """Multi-head self-attention: tokens (B, L, W) -> (B, L, W). One matrix makes the queries, keys and values, in this order.
+    `dropout` acts on the attention weights, as in BERT. Raises UserError when the width is not a multiple of the heads."""
 
     def __init__(self, width: int, heads: int, dropout: float = 0.0):
         super().__init__()
         if heads < 1 or width % heads:
-            raise UserError(f"width {width} cannot be split into {heads} heads: make it a multiple of them")
+            raise UserError(f"width {width} cannot be split into {heads} heads: choose a width that is a multiple of the heads")
         self.heads, self.dropout = heads, dropout
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """x (B, L, W), mask (B, L) bool with True = real token, or None when all are -> (B, L, W)."""
+        """x (B, L, W), mask (B, L) bool with True = real token, or None when all tokens are real -> (B, L, W)."""
         batch, length, width = x.shape
         shape = (batch, length, 3, self.heads, width // self.heads)
-        # (B, L, 3 W) -> (B, L, 3, H, D) -> three views (B, H, L, D); nothing is copied
+        # (B, L, 3 W) -> (B, L, 3, H, D) -> three views (B, H, L, D), without a copy
         q, k, v = self.qkv(x).view(shape).permute(2, 0, 3, 1, 4).unbind(0)
-        if mask is not None:
-            mask = mask[:, None, None, :]  # (B, 1, 1, L): no query of any head looks at a padded key
+        mask = None if mask is None else mask[:, None, None]  # (B, 1, 1, L): no query of any head attends to padding
         x = attend(q, k, v, mask, self.dropout if self.training else 0.0)
         return self.out(x.transpose(1, 2).reshape(batch, length, width))  # (B, H, L, D) -> (B, L, W)
 
 
 class MLP(nn.Module):
-    """Two linear layers around the exact (erf) GELU, as in AST and BERT: (..., W) -> (..., W)."""
+    """Two linear layers with the exact (erf) GELU between them, as in the AST and BERT: (..., W) -> (..., W)."""
 
     def __init__(self, width: int, mlp_width: int):
         super().__init__()
@@ -63,16 +57,15 @@ class MLP(nn.Module):
         return self.fc2(F.gelu(self.fc1(x)))
 
 
-class Block(nn.Module):
-    """Attention and MLP, each with a residual connection and a LayerNorm: (B, L, W) -> (B, L, W).
+class TransformerBlock(nn.Module):
+    """Attention, then an MLP, each with a residual connection and a LayerNorm: (B, L, W) -> (B, L, W).
 
-    norm_first=True is AST's x + f(norm(x)), False is BERT's norm(x + f(x)). dropout acts on attention weights
-    and on each sublayer's output. Under autocast the matrix products run in bfloat16, but x keeps the dtype
-    it came in: a float32 x plus a bfloat16 f(x) is float32, and so LayerNorm sees float32 throughout.
+    norm_first=True computes x + f(norm(x)), as in the AST and ViT (pre-norm). False computes norm(x + f(x)), as in BERT and
+    Vaswani et al. 2017 (post-norm). `dropout` acts on the attention weights and on each sublayer's output. Under autocast the
+    matrix products run in bfloat16, but x keeps its dtype: float32 x plus bfloat16 f(x) is float32, so LayerNorm gets float32.
     """
 
-    def __init__(self, width: int, heads: int, mlp_width: int, dropout: float = 0.0, norm_first: bool = True,
-                 eps: float = 1e-6):
+    def __init__(self, width: int, heads: int, mlp_width: int, dropout: float = 0.0, norm_first: bool = True, eps: float = 1e-6):
         super().__init__()
         self.norm_first = norm_first
         self.attention = SelfAttention(width, heads, dropout)
@@ -82,6 +75,7 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """x (B, L, W), mask (B, L) bool with True = real token, or None -> (B, L, W)."""
         if self.norm_first:
             x = x + self.dropout(self.attention(self.norm1(x), mask))
             return x + self.dropout(self.mlp(self.norm2(x)))
@@ -90,15 +84,15 @@ class Block(nn.Module):
 
 
 def init_weights(module: nn.Module) -> None:
-    """For module.apply(): matrices and kernels normal with variance 1 / inputs, tables with sd 0.02, biases zero.
+    """Initialise one module; call it as model.apply(init_weights). Weights of linear layers and convolutions are normal with
+    variance 1 / inputs, embedding tables are normal with sd 0.02, biases are zero. LayerNorm keeps its ones and zeros.
 
-    BERT and ViT use sd 0.02 throughout, which suits width 768. At the laptop's widths it makes every block pass on
-    next to nothing, so that the embeddings of two texts are almost the same at the start; with 1 / inputs they are
-    less so (our choice; alone it does not keep training from staying at chance). LayerNorm keeps its ones and zeros.
+    BERT and ViT use sd 0.02 everywhere, which suits width 768. At the laptop preset's widths, sd 0.02 makes every block pass on a
+    very weak signal, so the embeddings of two texts are almost equal at the start. Variance 1 / inputs makes them less equal (our
+    choice; on its own it does not keep training from staying at chance).
     """
     if isinstance(module, (nn.Linear, nn.Conv2d)):
         nn.init.trunc_normal_(module.weight, std=module.weight[0].numel() ** -0.5, a=-1.0, b=1.0)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
+        nn.init.zeros_(module.bias)
     elif isinstance(module, nn.Embedding):
         nn.init.trunc_normal_(module.weight, std=0.02, a=-0.04, b=0.04)

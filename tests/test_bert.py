@@ -13,7 +13,7 @@ NAMES = {"embeddings.word_embeddings": "words", "embeddings.position_embeddings"
 
 
 def our_tensors(theirs):
-    """transformers' named tensors (weights or gradients) in our names and shapes."""
+    """Named tensors of transformers (weights or gradients) -> the same tensors with our names and shapes."""
     ours = {}
     for name, tensor in theirs.items():
         if "self.key" in name or "self.value" in name:
@@ -28,7 +28,7 @@ def our_tensors(theirs):
 
 
 def batch():
-    """Rows of 9, 2 and 5 real tokens; what stands in the padding is arbitrary on purpose."""
+    """Rows of 9, 2 and 5 real tokens. The ids in the padding are random on purpose."""
     torch.manual_seed(0)
     return torch.randint(1, 50, (3, 9)), torch.arange(9)[None] < torch.tensor([9, 2, 5])[:, None]
 
@@ -57,11 +57,11 @@ def test_equals_transformers():
 def test_parameter_count_is_the_public_one():
     with torch.device("meta"):
         count = sum(p.numel() for p in Bert().parameters())
-    assert count == 109_482_240 - 768 * 769  # bert-base-uncased less its pooler
+    assert count == 109_482_240 - 768 * 769  # bert-base-uncased without its pooler
 
 
 @pytest.mark.parametrize("autocast", [False, True])
-def test_embedding_does_not_depend_on_batch_mates(autocast):
+def test_states_do_not_depend_on_the_batch_or_on_padding(autocast):
     ids, mask = batch()
     model = Bert(50, 24, 3, 3, 64).eval()
     tolerance = 2e-2 if autocast else 1e-5
@@ -70,7 +70,7 @@ def test_embedding_does_not_depend_on_batch_mates(autocast):
         for i, length in enumerate(mask.sum(1).tolist()):
             alone = model(ids[i:i + 1, :length], mask[i:i + 1, :length])
             torch.testing.assert_close(together[i:i + 1, :length], alone, atol=tolerance, rtol=0)
-        ids[~mask] = 7  # other padding, the same embeddings to the bit
+        ids[~mask] = 7  # other padding ids, exactly the same states
         assert torch.equal(model(ids, mask)[mask], together[mask])
 
 

@@ -10,7 +10,7 @@ PARTS = {"shortcut": "shortcut", "layer.0": "reduce", "layer.1": "spatial", "lay
 
 
 def our_name(name):
-    """transformers' parameter name -> ours; the blocks of our four stages are counted through."""
+    """Name of a parameter in transformers -> our name. We number the blocks of all four stages in one sequence."""
     if name.startswith(THEIR_STEM):
         name = name.replace(THEIR_STEM, "stem.")
     else:
@@ -20,24 +20,24 @@ def our_name(name):
     return name.replace(".convolution.", ".0.").replace(".normalization.", ".1.")
 
 
-def pair(width=8, **ours):
+def pair(width=8):
+    """Our network and that of transformers with the same weights."""
     transformers = pytest.importorskip("transformers", reason="the oracle is transformers' ResNetModel")
     theirs = transformers.ResNetModel(transformers.ResNetConfig(
         num_channels=1, embedding_size=width, hidden_sizes=[4 * width, 8 * width, 16 * width, 32 * width]))
     torch.manual_seed(0)
-    for module in theirs.modules():  # every number away from 0 and 1, so that none can be left out unseen
+    for module in theirs.modules():  # no value is 0 or 1, so the test notices a missing one
         if isinstance(module, nn.BatchNorm2d):
             for tensor in (module.weight, module.running_var):
                 nn.init.uniform_(tensor, 0.2, 0.8)
             for tensor in (module.bias, module.running_mean):
                 nn.init.normal_(tensor, std=0.1)
-    model = ResNet50(width, **ours)
+    model = ResNet50(width)
     model.load_state_dict({our_name(name): value for name, value in theirs.state_dict().items()})
     return model, theirs
 
 
-# batch norm's division by the batch's own variance, 53 layers deep, blows up rounding: there, compare in
-# float64
+# In training mode, 53 batch norms divide by the variance of the batch, which amplifies rounding errors: compare in float64.
 @pytest.mark.parametrize("training, dtype", [(False, torch.float32), (True, torch.float64)])
 def test_equals_transformers(training, dtype):
     model, theirs = (m.train(training).to(dtype) for m in pair())
@@ -51,20 +51,18 @@ def test_equals_transformers(training, dtype):
     for name, parameter in theirs.named_parameters():
         torch.testing.assert_close(ours[our_name(name)].grad, parameter.grad, atol=1e-5, rtol=1e-5)
     buffers = dict(model.named_buffers())
-    for name, buffer in theirs.named_buffers():  # running statistics move alike in training
+    for name, buffer in theirs.named_buffers():  # training updates the running statistics
         torch.testing.assert_close(buffers[our_name(name)], buffer, atol=1e-5, rtol=1e-5)
 
 
-def test_parameter_counts_are_the_public_ones():
-    def count(**arguments):
-        with torch.device("meta"):
-            return sum(p.numel() for p in ResNet50(**arguments).parameters())
-
-    assert count(in_channels=3) == 25_557_032 - 2_049_000  # torchvision's resnet50 less its 1000-class layer
-    assert count() == 23_508_032 - 2 * 64 * 7 * 7  # the stem sees one channel, not three
+def test_parameter_count_is_the_public_one():
+    with torch.device("meta"):
+        count = sum(p.numel() for p in ResNet50().parameters())
+    published = 25_557_032 - 2_049_000  # torchvision's resnet50 without its 1000-class layer
+    assert count == published - 2 * 64 * 7 * 7  # our first convolution has one input channel, not three
 
 
-def test_embedding_is_alone_as_in_a_batch():
+def test_features_do_not_depend_on_the_batch():
     model, _ = pair()
     x = torch.randn(5, 64, 96) * torch.tensor([1.0, 3.0, 0.1, 10.0, 0.0])[:, None, None]
     model.eval()
@@ -72,8 +70,10 @@ def test_embedding_is_alone_as_in_a_batch():
     torch.testing.assert_close(model(x), alone, atol=1e-5, rtol=1e-5)
 
 
-def test_zero_init_starts_each_block_as_its_shortcut():
+def test_each_block_starts_as_its_shortcut():
     torch.manual_seed(0)
-    x = torch.rand(2, 64, 4, 4)  # positive: the last ReLU passes it
-    assert torch.equal(ResNet50(16).eval().blocks[1](x), x)
-    assert not torch.equal(ResNet50(16, zero_init=False).eval().blocks[1](x), x)
+    x = torch.rand(2, 64, 4, 4)  # positive, so the last ReLU does not change it
+    block = ResNet50(16).eval().blocks[1]
+    assert torch.equal(block(x), x)
+    nn.init.ones_(block.expand[1].weight)  # without our gamma = 0
+    assert not torch.equal(block(x), x)

@@ -1,4 +1,4 @@
-"""Oracle: transformers' ASTModel with the same weights; its pooled output is the mean of [CLS] and [DIST]."""
+"""Oracle: transformers' ASTModel with the same weights."""
 import pytest
 import torch
 
@@ -9,7 +9,7 @@ NAMES = {"layernorm_before": "norm1", "layernorm_after": "norm2", "o_proj": "out
 
 
 def our_tensors(theirs):
-    """transformers' named tensors (weights or gradients) in our names and shapes."""
+    """Named tensors of transformers (weights or gradients) -> the same tensors with our names and shapes."""
     ours = {"prefix": torch.cat([theirs.pop("embeddings.cls_token")[0],
                                  theirs.pop("embeddings.distillation_token")[0]]),
             "positions": theirs.pop("embeddings.position_embeddings")[0]}
@@ -35,13 +35,13 @@ def test_equals_transformers(patch, stride):
         max_length=70, patch_size=patch, frequency_stride=stride[0], time_stride=stride[1],
         layer_norm_eps=1e-6))
     theirs.eval()
-    for parameter in theirs.parameters():  # tokens, positions and biases start at zero: move all
+    for parameter in theirs.parameters():  # tokens, positions and biases start at zero: change them all
         torch.nn.init.normal_(parameter, std=0.2)
     model = SpectrogramTransformer(40, 70, (patch, patch), stride, 24, 3, 3, distilled=True).eval()
     model.load_state_dict(our_tensors(dict(theirs.state_dict())))
     x, weights = torch.randn(3, 40, 70), torch.randn(3, 24)
     out = model(x)
-    expected = theirs(x.transpose(1, 2)).last_hidden_state[:, 0]  # theirs takes (B, frames, mels)
+    expected = theirs(x.transpose(1, 2)).last_hidden_state[:, 0]  # their input is (B, frames, mels)
     torch.testing.assert_close(out, expected, atol=1e-5, rtol=1e-5)
     (out * weights).mean().backward()
     (expected * weights).mean().backward()
@@ -56,20 +56,20 @@ def test_parameter_counts_are_the_public_ones():
         with torch.device("meta"):
             return sum(p.numel() for p in SpectrogramTransformer(*size, **arguments).parameters())
 
-    colours = 2 * 16 * 16 * 768  # a picture has three channels, a spectrogram one
-    # ViT-B/16 without its classifier, as timm and torchvision count it
+    colours = 2 * 16 * 16 * 768  # an image has three channels, a spectrogram has one
+    # ViT-B/16 without its classifier, as in timm and torchvision
     assert count(224, 224) + colours == 85_798_656
-    # AST's position table: 12 x 101 patches and two tokens at stride 10
+    # AST's position table has 12 x 101 patches at stride 10 and two tokens
     assert count(128, 1024, stride=(10, 10), distilled=True) - count(224, 224) == (1214 - 197 + 1) * 768
 
 
-def test_patches_of_the_paper():
+def test_patch_grids_of_the_paper():
     with torch.device("meta"):
         grids = [SpectrogramTransformer(128, 1000, stride=(s, s), depth=0).grid for s in (10, 16)]
     assert grids == [(12, 99), (8, 62)]
 
 
-def test_embedding_is_alone_as_in_a_batch():
+def test_features_do_not_depend_on_the_batch():
     torch.manual_seed(0)
     model = SpectrogramTransformer(32, 64, width=24, depth=3, heads=3).eval()
     x = torch.randn(5, 32, 64) * torch.tensor([1.0, 3.0, 0.1, 10.0, 0.0])[:, None, None]
@@ -83,7 +83,7 @@ def test_every_patch_reaches_cls_and_position_matters():
     x = torch.randn(1, 32, 64, requires_grad=True)
     model(x).square().sum().backward()
     assert (x.grad != 0).all()
-    assert not torch.allclose(model(x), model(x.roll(16, dims=2)), atol=1e-3)  # the same patches elsewhere
+    assert not torch.allclose(model(x), model(x.roll(16, dims=2)), atol=1e-3)  # the same patches at other positions
 
 
 @pytest.mark.parametrize("patch, stride", [((64, 16), (16, 16)), ((16, 128), (16, 16)), ((16, 16), (0, 16))])

@@ -1,5 +1,4 @@
-"""Oracles: the attention formula in float64, and torch's own TransformerEncoderLayer, forward and
-gradient."""
+"""Oracles: the attention formula in float64, and torch's own TransformerEncoderLayer, outputs and gradients."""
 import math
 
 import pytest
@@ -7,10 +6,10 @@ import torch
 from torch import nn
 
 from mulan_min.errors import UserError
-from mulan_min.transformer import Block, SelfAttention, attend
+from mulan_min.transformer import SelfAttention, TransformerBlock, attend
 
 WIDTH, HEADS, LENGTH = 24, 3, 11
-MASK = torch.arange(LENGTH)[None] < torch.tensor([11, 4, 1, 8])[:, None]  # (4, L): real tokens in each row
+MASK = torch.arange(LENGTH)[None] < torch.tensor([11, 4, 1, 8])[:, None]  # (4, L): number of real tokens in each row
 
 
 def close(actual, expected, tolerance=1e-5):
@@ -18,7 +17,7 @@ def close(actual, expected, tolerance=1e-5):
 
 
 def formula(q, k, v, mask):
-    """Attention over one query, key list and value list at a time, real tokens only, in float64."""
+    """Attention in float64, one query at a time, over the real tokens only."""
     out = torch.zeros_like(q, dtype=torch.float64)
     for b, h, i in torch.cartesian_prod(*map(torch.arange, q.shape[:3])).tolist():
         real = mask[b] if mask is not None else torch.ones(k.shape[2], dtype=torch.bool)
@@ -51,7 +50,7 @@ def our_name(name):
 
 
 def torch_layer(block, norm_first):
-    """torch's encoder layer with our weights."""
+    """torch's encoder layer with the weights of our block."""
     theirs = nn.TransformerEncoderLayer(WIDTH, HEADS, 4 * WIDTH, 0.0, "gelu", norm_first=norm_first,
                                         batch_first=True, layer_norm_eps=block.norm1.eps)
     ours = block.state_dict()
@@ -62,13 +61,13 @@ def torch_layer(block, norm_first):
 @pytest.mark.parametrize("norm_first", [True, False])
 def test_block_is_torchs_encoder_layer(norm_first):
     torch.manual_seed(0)
-    block = Block(WIDTH, HEADS, 4 * WIDTH, norm_first=norm_first)
+    block = TransformerBlock(WIDTH, HEADS, 4 * WIDTH, norm_first=norm_first)
     for norm in (block.norm1, block.norm2):
         nn.init.normal_(norm.weight)
         nn.init.normal_(norm.bias)
     theirs = torch_layer(block, norm_first)
     x = torch.randn(4, LENGTH, WIDTH)
-    weights = torch.randn(4, LENGTH, WIDTH) * MASK[..., None]  # states at padded places mean nothing
+    weights = torch.randn(4, LENGTH, WIDTH) * MASK[..., None]  # the states of padding are meaningless
     out, expected = block(x, MASK), theirs(x, src_key_padding_mask=~MASK)
     close(out[MASK], expected[MASK])
     (out * weights).mean().backward()
@@ -78,20 +77,20 @@ def test_block_is_torchs_encoder_layer(norm_first):
         close(ours[our_name(name)].grad, parameter.grad, 1e-6)
 
 
-def test_long_sequences_take_another_way_to_the_same_result():
-    """1,001 tokens go to the fused kernel, 1,000 to the formula: both against float64, with a mask."""
+def test_the_formula_and_the_fused_kernel_agree_at_the_length_where_attend_switches():
+    """1,000 tokens use the formula and 1,001 the fused kernel. Both are compared with float64, with a mask."""
     for length in (1000, 1001):
         q, k, v = torch.randn(3, 1, 2, length, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         mask = torch.arange(length)[None, None, None, :] < length - 300
         weights = ((q @ k.transpose(2, 3)) / 8 ** 0.5).masked_fill(~mask, -torch.inf).softmax(-1)
-        found = attend(*(x.bfloat16() for x in (q, k, v)), mask).double()
-        torch.testing.assert_close(found, weights @ v, atol=2e-2, rtol=0)
+        result = attend(*(x.bfloat16() for x in (q, k, v)), mask).double()
+        torch.testing.assert_close(result, weights @ v, atol=2e-2, rtol=0)
 
 
 def test_layer_norm_stays_float32_under_autocast():
-    """An offset of 1000 leaves bfloat16 three bits for the signal, and the block nothing to work with."""
+    """At an offset of 1000, bfloat16 has three bits left for the signal, too few for LayerNorm."""
     torch.manual_seed(0)
-    block = Block(WIDTH, HEADS, 4 * WIDTH)
+    block = TransformerBlock(WIDTH, HEADS, 4 * WIDTH)
     x = torch.randn(4, LENGTH, WIDTH) + 1000
     with torch.autocast("cpu", torch.bfloat16):
         mixed = block(x, MASK)
@@ -101,8 +100,8 @@ def test_layer_norm_stays_float32_under_autocast():
 
 
 @pytest.mark.parametrize("autocast", [False, True])
-def test_dropout_replays_from_the_random_state_and_rests_in_evaluation(autocast):
-    block, x = Block(WIDTH, HEADS, 4 * WIDTH, dropout=0.3), torch.randn(4, LENGTH, WIDTH)
+def test_dropout_repeats_with_the_random_state_and_is_off_in_evaluation(autocast):
+    block, x = TransformerBlock(WIDTH, HEADS, 4 * WIDTH, dropout=0.3), torch.randn(4, LENGTH, WIDTH)
 
     def run():
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
@@ -125,7 +124,7 @@ def test_attention_dropout_keeps_the_mean(dtype):
     q, k, v = torch.randn(1, 1, 6, 4), torch.randn(1, 1, 6, 4), torch.ones(1, 1, 6, 4)
     q, k, v = (t.to(dtype).expand(4000, -1, -1, -1) for t in (q, k, v))
     out = attend(q, k, v, dropout=0.5).float()
-    assert out.std() > 0.1 and abs(out.mean() - 1) < 0.02  # all values are 1, and so is every weighted mean
+    assert out.std() > 0.1 and abs(out.mean() - 1) < 0.02  # all values are 1, so every weighted mean is 1
 
 
 def test_heads_must_divide_the_width():

@@ -1,5 +1,4 @@
-"""Oracles: transformers' two BERT tokenizers, one of them plain Python, reading a vocabulary file we
-wrote."""
+"""Oracles: the two BERT tokenizers of transformers (one is plain Python), with a vocabulary file that we write."""
 import json
 import os
 import subprocess
@@ -14,7 +13,7 @@ from mulan_min.wordpiece import encode, load_wordpiece, train_wordpiece
 TEXTS = ["a slow sad piano waltz", "fast techno for the gym", "Sad songs, slow dances",
          "café music for late nights", "banjo & fiddle: folk dances", "drum and bass 174 bpm",
          "the saddest waltz of all"]
-ODD = ["", " ", "Café CRÈME naïve Ångström", "cafe\u0301 (combining)", "日本の音楽 waltz", "don't-stop!!! ...",
+UNUSUAL = ["", " ", "Café CRÈME naïve Ångström", "cafe\u0301 (combining)", "日本の音楽 waltz", "don't-stop!!! ...",
        "🎵🎶 sad 🎹piano", "a" * 150, "saddest" * 30, "tab\tnew\nline\r\u00a0nbsp\u200bzero\x00nul\x07bell\ufffd",
        "İstanbul STRASSE ß", "½ №5 ²", "한국어 노래", "नमस्ते", "Привет мир", "[SEP] [PAD] [MASK] in the text",
        "$10 ^caret `tick` a_b", "—dash–dash…", "ﬁne ﬂute"]
@@ -22,8 +21,7 @@ ODD = ["", " ", "Café CRÈME naïve Ångström", "cafe\u0301 (combining)", "日
 
 @pytest.fixture
 def vocabulary(tmp_path):
-    """A vocab.txt in BERT's order: some words whole, all Latin letters and some of each other script as
-    pieces."""
+    """A vocab.txt in BERT's order: some whole words, all Latin letters, and some characters of other scripts."""
     letters = "abcdefghijklmnopqrstuvwxyz0123456789ßı"
     others = "日本音楽한नमप мир½№²♪🎵$^`_—…'!.,-&:[]()"
     pieces = ["[PAD]", "[unused0]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *others.replace(" ", ""),
@@ -46,9 +44,9 @@ def test_equals_transformers(kind, vocabulary):
         theirs = legacy.BertTokenizerLegacy(str(vocabulary))
     tokenizer = load_wordpiece(vocabulary)
     for max_tokens in (512, 7):
-        ids, mask = encode(tokenizer, ODD, max_tokens)
-        expected = theirs(ODD, padding=True, truncation=True, max_length=max_tokens, return_tensors="pt")
-        for text, ours, reference in zip(ODD, ids.tolist(), expected["input_ids"].tolist()):
+        ids, mask = encode(tokenizer, UNUSUAL, max_tokens)
+        expected = theirs(UNUSUAL, padding=True, truncation=True, max_length=max_tokens, return_tensors="pt")
+        for text, ours, reference in zip(UNUSUAL, ids.tolist(), expected["input_ids"].tolist()):
             assert ours == reference, text
         assert torch.equal(mask, expected["attention_mask"].bool())
 
@@ -62,11 +60,20 @@ def test_encoding_by_hand(vocabulary):
     assert mask.sum(1).tolist() == [5, 3, 2] and ids.dtype == torch.int64 and mask.dtype == torch.bool
 
 
-def test_a_text_is_encoded_alone_as_in_a_batch():
+def test_encoding_does_not_depend_on_the_batch():
     tokenizer = train_wordpiece(TEXTS, 120)
-    ids, mask = encode(tokenizer, TEXTS + ODD, 64)
-    for text, row, real in zip(TEXTS + ODD, ids, mask):
+    ids, mask = encode(tokenizer, TEXTS + UNUSUAL, 64)
+    for text, row, real in zip(TEXTS + UNUSUAL, ids, mask):
         assert torch.equal(encode(tokenizer, [text], 64)[0][0], row[real])
+
+
+def test_encoding_leaves_the_tokenizer_unchanged_and_accepts_an_empty_list():
+    tokenizer = train_wordpiece(TEXTS, 120)
+    before = tokenizer.to_str()
+    for texts in (TEXTS, []):
+        ids, mask = encode(tokenizer, texts, 6)
+        assert ids.shape == mask.shape == (len(texts), 6 if texts else 2) and (ids.dtype, mask.dtype) == (torch.int64, torch.bool)
+    assert tokenizer.to_str() == before  # checkpoints save it
 
 
 def test_trained_vocabulary():
@@ -75,11 +82,11 @@ def test_trained_vocabulary():
     assert vocabulary["[PAD]"] == 0 and sorted(vocabulary.values()) == list(range(90))
     assert "[UNK]" not in [t for row in tokenizer.encode_batch(TEXTS) for t in row.tokens]
     assert len(tokenizer.encode("waltz dances").tokens) < 2 + len("waltzdances")  # merges were learned
-    assert tokenizer.encode("##a").tokens != ["[CLS]", "##a", "[SEP]"]  # a piece is not a word of its own
+    assert tokenizer.encode("##a").tokens != ["[CLS]", "##a", "[SEP]"]  # "##a" is a piece, and not a word
 
 
 def test_training_is_the_same_in_every_process():
-    """The trainer of `tokenizers` walks hash maps seeded anew in each process; left alone it fails this."""
+    """The trainer of `tokenizers` uses hash maps with a new seed in each process; without our remedy this test fails."""
     code = ("import random; from mulan_min.wordpiece import train_wordpiece as t; r = random.Random(0);"
             "w = [''.join(r.choices('abcdefgh', k=5)) for _ in range(300)];"
             "print(t([' '.join(w)], 200).to_str())")
@@ -91,9 +98,9 @@ def test_training_is_the_same_in_every_process():
 
 def test_saved_and_loaded_is_the_same(tmp_path):
     tokenizer = train_wordpiece(TEXTS, 100)
-    before = encode(tokenizer, ODD, 9)
+    before = encode(tokenizer, UNUSUAL, 9)
     (tmp_path / "tokenizer.json").write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
-    after = encode(load_wordpiece(tmp_path / "tokenizer.json"), ODD, 9)
+    after = encode(load_wordpiece(tmp_path / "tokenizer.json"), UNUSUAL, 9)
     assert torch.equal(before[0], after[0]) and torch.equal(before[1], after[1])
 
 
@@ -109,10 +116,10 @@ def test_padding_and_truncation_stored_in_a_file_are_ignored(tmp_path):
         assert torch.equal(ours, theirs)
 
 
-def test_half_a_surrogate_pair_is_no_crash():
+def test_an_unpaired_surrogate_becomes_a_question_mark():
     tokenizer = train_wordpiece([*TEXTS, "what \ud83c ?"], 100)
-    halved, expected = (encode(tokenizer, [f"sad {mark} waltz"], 32)[0] for mark in ("\ud83c", "?"))
-    assert torch.equal(halved, expected)
+    surrogate, expected = (encode(tokenizer, [f"sad {mark} waltz"], 32)[0] for mark in ("\ud83c", "?"))
+    assert torch.equal(surrogate, expected)
 
 
 @pytest.mark.parametrize("name, content, message", [

@@ -1,4 +1,4 @@
-"""AST base, forward and backward in bf16 autocast: ours against transformers' ASTModel (sdpa) of the same sizes."""
+"""AST base, forward and backward in bfloat16 autocast: our AST and transformers' ASTModel (sdpa) of the same size."""
 import torch
 from common import DEVICE, compare, rate
 from transformers import ASTConfig, ASTModel
@@ -24,6 +24,6 @@ contenders = {"ours": step(ours, x), "transformers": step(theirs, x.transpose(1,
 if DEVICE.type == "cuda":
     contenders["ours, --compile"] = step(torch.compile(ours), x)
 tokens = batch * 1189
-flops = 3 * tokens * (2 * 85e6 + 4 * 12 * 1189 * 768)      # forward once, backward twice
+flops = 3 * tokens * (2 * 85e6 + 4 * 12 * 1189 * 768)      # the backward pass costs twice the forward pass
 compare(f"AST base, {batch} x 128 x 1000, forward + backward, bf16", contenders, repeats=5,
         floor=(flops / rate(torch.bfloat16), "FLOPs at the bf16 matmul rate"))

@@ -1,5 +1,5 @@
-"""BERT base on captions of real lengths, forward and backward in bf16 autocast: our text tower, which sorts by length, against
-transformers' BertModel padded to the longest; and the largest difference of their outputs in float32."""
+"""BERT base on captions of realistic lengths, forward and backward in bfloat16 autocast. Our text tower sorts texts by length;
+transformers' BertModel pads all of them to the longest. Also prints the largest difference of their outputs in float32."""
 import numpy as np
 import torch
 from common import DEVICE, compare, rate
@@ -28,24 +28,25 @@ def step(model, run):
     return call
 
 
-with torch.no_grad():       # the same weights, so that the outputs can be compared
-    for mine, other in zip(ours.net.blocks, theirs.encoder.layer):
-        own = other.attention.self
+with torch.no_grad():       # copy the weights, so that the outputs can be compared
+    for block, layer in zip(ours.net.blocks, theirs.encoder.layer):
+        attention = layer.attention.self
         for part in ("weight", "bias"):
-            getattr(mine.attention.qkv, part).copy_(torch.cat([getattr(x, part) for x in (own.query, own.key, own.value)]))
-            for a, b in ((mine.attention.out, other.attention.output.dense), (mine.norm1, other.attention.output.LayerNorm),
-                         (mine.mlp.fc1, other.intermediate.dense), (mine.mlp.fc2, other.output.dense),
-                         (mine.norm2, other.output.LayerNorm)):
+            qkv = [getattr(linear, part) for linear in (attention.query, attention.key, attention.value)]
+            getattr(block.attention.qkv, part).copy_(torch.cat(qkv))
+            for a, b in ((block.attention.out, layer.attention.output.dense), (block.norm1, layer.attention.output.LayerNorm),
+                         (block.mlp.fc1, layer.intermediate.dense), (block.mlp.fc2, layer.output.dense),
+                         (block.norm2, layer.output.LayerNorm)):
                 getattr(a, part).copy_(getattr(b, part))
     for a, b in ((ours.net.words, "word_embeddings"), (ours.net.positions, "position_embeddings"),
                  (ours.net.token_types, "token_type_embeddings"), (ours.net.norm, "LayerNorm")):
         a.weight.copy_(getattr(theirs.embeddings, b).weight)
-    there = theirs(tokens, mask.long()).last_hidden_state[:, 0]
-    there = torch.nn.functional.normalize(ours.project(there), dim=-1)
-    print(f"largest difference of the embeddings in float32: {(ours(tokens, mask) - there).abs().max():.1e}")
+    expected = theirs(tokens, mask.long()).last_hidden_state[:, 0]
+    expected = torch.nn.functional.normalize(ours.project(expected), dim=-1)
+    print(f"largest difference of the embeddings in float32: {(ours(tokens, mask) - expected).abs().max():.1e}")
 
 contenders = {"ours": step(ours, lambda: ours(tokens, mask)),
               "transformers, padded": step(theirs, lambda: theirs(tokens, mask.long()).last_hidden_state[:, 0])}
 flops = 3 * sum(n * (2 * 85e6 + 4 * 12 * n * 768) for n in lengths.tolist())
-compare(f"BERT base, {len(lengths)} captions, {int(lengths.sum())} tokens, {mask.numel()} padded, forward + backward, bf16", contenders,
-        repeats=5, floor=(flops / rate(torch.bfloat16), "FLOPs of the real tokens at the bf16 matmul rate"))
+title = f"BERT base, {len(lengths)} captions, {int(lengths.sum())} tokens, {mask.numel()} padded, forward + backward, bf16"
+compare(title, contenders, repeats=5, floor=(flops / rate(torch.bfloat16), "FLOPs of the real tokens at the bf16 matmul rate"))

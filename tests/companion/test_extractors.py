@@ -1,5 +1,5 @@
-"""Oracles: formulas written out in numpy; scipy.signal's stft, firwin, freqz and fftconvolve; and the networks recomputed in
-float64 step by step, with 1-D convolutions, batch norm by hand and ReLU before the pooling, as the papers draw them."""
+"""Oracles: formulas in numpy; scipy.signal's stft, firwin, freqz and fftconvolve; and the networks, computed again step by step in
+float64, with 1-D convolutions, batch norm by hand and ReLU before pooling, as in the papers' figures."""
 import math
 
 import numpy as np
@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from scipy import signal
 from torch import nn
 
-from mulan_min.companion.extractors import EXTRACTORS, Block, HarmonicCNN, SincNet, correlate_by_three, last_three, make_extractor
+from mulan_min.companion.extractors import (EXTRACTORS, HarmonicCNN, PoolingBlock, SincNet, correlate_by_three, last_three,
+                                            make_extractor)
 from mulan_min.errors import UserError
 
 RATE = 16000
@@ -21,8 +22,8 @@ def small(name, width=2, **more):
     return make_extractor(name, width, **{"filters": 5, "filter_length": 101, **more})
 
 
-def shaken(model):
-    """Every number of a model's batch norms away from 0 and 1, so that none can be left out unseen."""
+def with_random_norms(model):
+    """Give all batch norms random numbers other than 0 and 1, so that the tests notice a missing one."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             for tensor in (module.weight, module.running_var):
@@ -32,8 +33,8 @@ def shaken(model):
     return model
 
 
-def settled(model):
-    """In eval mode, with the batch norms' statistics of one batch of noise, so that all features are near 1."""
+def with_measured_norms(model):
+    """Measure the batch norms' statistics on one batch of noise, so that all features are near 1, and switch to eval mode."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 1.0
@@ -43,7 +44,7 @@ def settled(model):
 
 
 def finite_difference(function, parameter, step=1e-6):
-    """d function / d parameter, one number after the other, by central differences."""
+    """Gradient of function with respect to the parameter, by central differences, one element at a time."""
     slopes, flat = torch.zeros(parameter.numel(), dtype=parameter.dtype), parameter.data.view(-1)
     with torch.no_grad():
         for i in range(len(flat)):
@@ -80,7 +81,7 @@ def test_harmonic_filters_follow_the_formula(rate, q):
 
 
 def spectrogram_by_hand(wave):
-    """float64, a discrete Fourier transform per frame around every 256th sample: (257, frames) power."""
+    """Power (257, frames) in float64, by a discrete Fourier transform of each frame; frame i is centred on sample 256 i."""
     padded = np.concatenate([np.zeros(256), wave, np.zeros(256)])
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(512) / 512)
     frames = np.stack([padded[i:i + 512] * window for i in range(0, len(padded) - 511, 256)])
@@ -90,48 +91,48 @@ def spectrogram_by_hand(wave):
 
 def test_spectrogram_and_decibels_follow_the_formula():
     waves = np.random.default_rng(0).standard_normal((2, 5000)) * [[0.1], [1e-4]]
-    net = HarmonicCNN(1).double()
+    net = HarmonicCNN(1, RATE).double()
     expected = np.stack([spectrogram_by_hand(wave) for wave in waves])
     power = net.spectrogram(torch.from_numpy(waves))
     assert power.shape == (2, 257, 20)
     np.testing.assert_allclose(power.numpy(), expected, rtol=1e-9, atol=1e-15)
     _, _, theirs = signal.stft(waves, window="hann", nperseg=512, noverlap=256, boundary="zeros", padded=False)
-    np.testing.assert_allclose(power.numpy(), np.abs(theirs * 256) ** 2, rtol=1e-9, atol=1e-15)      # 256, the window's sum
+    np.testing.assert_allclose(power.numpy(), np.abs(theirs * 256) ** 2, rtol=1e-9, atol=1e-15)      # 256 is the sum of the window
     energy = np.einsum("fk,bkt->bft", triangles(RATE, 1.0), expected).reshape(2, 6, 128, -1)
     decibels = 10 * np.log10(np.maximum(energy, 1e-5))
-    assert 0.01 < (energy < 1e-5).mean() < 0.5      # the floor is met
+    assert 0.01 < (energy < 1e-5).mean() < 0.5      # some values are below the floor
     np.testing.assert_allclose(net.harmonics(power).detach().numpy(), decibels, atol=1e-9)
 
 
-def heard(*hertz):
-    """(6, 128) decibels of one second of these sines, in a middle frame."""
+def decibels_of_sines(*hertz):
+    """Decibels (6, 128) of one second of these sines, in a frame in the middle."""
     t = np.arange(RATE) / RATE
     wave = sum(0.1 * np.sin(2 * np.pi * f * t + i) for i, f in enumerate(hertz))
-    net = HarmonicCNN(1).double()
+    net = HarmonicCNN(1, RATE).double()
     return net.harmonics(net.spectrogram(torch.from_numpy(wave)[None])).detach()[0, :, :, 30].numpy()
 
 
-# Neighbouring levels are 3 % apart, FFT bins 31.25 Hz: from 1.2 kHz on a sine tells its level from the neighbours'.
+# Neighbouring levels are 3 % apart and FFT bins 31.25 Hz, so from 1.2 kHz upwards the level of a sine is unambiguous.
 @pytest.mark.parametrize("level, harmonic", [(127, 1), (127, 2), (115, 2), (110, 3), (120, 3), (96, 4), (111, 5), (64, 6),
                                              (80, 6), (127, 6)])
-def test_a_sine_is_loudest_where_its_harmonic_of_its_level_stands(level, harmonic):
-    response = heard(harmonic * C1 * 2 ** (level / 24))
-    assert response[harmonic - 1].argmax() == level      # of that harmonic, this level
-    assert response[:, level].argmax() == harmonic - 1      # of that level, this harmonic
+def test_a_sine_is_loudest_at_its_own_harmonic_and_level(level, harmonic):
+    response = decibels_of_sines(harmonic * C1 * 2 ** (level / 24))
+    assert response[harmonic - 1].argmax() == level      # the loudest level of that harmonic
+    assert response[:, level].argmax() == harmonic - 1      # the loudest harmonic of that level
 
 
 @pytest.mark.parametrize("level", [60, 84, 90, 101, 120, 127])
-def test_the_partials_of_a_tone_stand_in_one_row(level):
+def test_the_partials_of_a_tone_meet_at_one_level(level):
     f0 = C1 * 2 ** (level / 24)
-    response = heard(*(h * f0 for h in range(1, 7)))
-    together = response.min(axis=0)      # what all six channels have at a level
+    response = decibels_of_sines(*(h * f0 for h in range(1, 7)))
+    together = response.min(axis=0)      # the weakest of the six channels at each level
     assert together.argmax() == level
     assert together[level] > np.delete(together, range(level - 3, min(level + 4, 128))).max() + 20
-    assert heard(f0).min(axis=0).argmax() != level      # a sine alone has no such row
+    assert decibels_of_sines(f0).min(axis=0).argmax() != level      # a single sine has no such level
 
 
 def test_gradient_of_q():
-    net = HarmonicCNN(1).double()
+    net = HarmonicCNN(1, RATE).double()
     power = net.spectrogram(torch.randn(2, 2000, dtype=torch.float64))
     nn.init.constant_(net.log_q, 0.3)
     weights = torch.randn(2, 6, 128, 8, dtype=torch.float64)
@@ -144,7 +145,7 @@ def test_gradient_of_q():
 # ---- sinc filters
 
 def mel_edges(rate, filters):
-    """Lower and upper edges in Hz, HTK's formula in decimal logarithms."""
+    """Lower and upper edges in Hz, by HTK's formula with decimal logarithms."""
     low, high = (2595 * math.log10(1 + f / 700) for f in (30, rate / 2 - 100))
     hertz = [700 * (10 ** ((low + (high - low) * i / (filters + 1)) / 2595) - 1) for i in range(filters + 2)]
     return hertz[:-2], hertz[2:]
@@ -155,11 +156,11 @@ def test_sinc_filters_pass_exactly_their_bands(rate):
     taps, count = 1001, 24
     net = SincNet(1, rate, count, taps).double()
     filters = net.filters().detach().numpy()
-    transition = 3.3 * rate / taps      # Hz, of a Hamming window, from pass band to stop band
+    transition = 3.3 * rate / taps      # Hz, width of the transition band of a Hamming window
     wide = 0
     for low, high, row, ours in zip(*mel_edges(rate, count), filters, torch.stack(net.edges(), 1).tolist()):
         np.testing.assert_allclose(ours, (low, high), rtol=1e-5)
-        # firwin, too, makes low passes' difference and divides by the response at the centre
+        # firwin also subtracts two low-pass filters and divides by the response at the centre
         theirs = signal.firwin(taps, ours, window="hamming", pass_zero=False, fs=rate)
         np.testing.assert_allclose(row, theirs, atol=1e-12)
         hertz, response = signal.freqz(row, worN=8192, fs=rate)
@@ -175,7 +176,7 @@ def test_sinc_filters_pass_exactly_their_bands(rate):
 
 
 def test_sinc_filters_at_the_sizes_of_the_paper():
-    net = SincNet(1)
+    net = SincNet(1, RATE, 256, 2501)
     low, high = net.edges()
     np.testing.assert_allclose((low[0].item(), high[-1].item()), (30, 7900), rtol=1e-5)
     ours = net.filters().detach().double().numpy()
@@ -195,9 +196,9 @@ def test_gradients_of_the_edges():
         torch.testing.assert_close(parameter.grad, finite_difference(loss, parameter), rtol=1e-6, atol=1e-8)
 
 
-def test_edges_stay_between_0_and_nyquist_whatever_a_step_does():
+def test_edges_stay_between_0_and_nyquist_for_extreme_parameters():
     net, extremes = SincNet(1, RATE, 4, 65), torch.tensor([-10.0, 10.0])
-    for far in (1, 100):      # the second beyond what float32 can tell from 0 and 1
+    for far in (1, 100):      # at 100 the sigmoids are exactly 0 and 1 in float32
         net.low.data, net.band.data = far * extremes.repeat(2), far * extremes.repeat_interleave(2)
         assert net.filters().isfinite().all() and net.filters().abs().max() < 1.01
         low, high = net.edges()
@@ -209,7 +210,7 @@ def test_edges_stay_between_0_and_nyquist_whatever_a_step_does():
 
 
 @pytest.mark.parametrize("samples, taps", [(900, 7), (901, 8), (902, 9), (5000, 103), (103, 103), (105, 103)])
-def test_correlation_by_fft_is_the_direct_one(samples, taps):
+def test_correlation_by_fft_equals_the_direct_one(samples, taps):
     torch.manual_seed(0)
     x, kernels = torch.randn(2, samples, dtype=torch.float64), torch.randn(4, taps, dtype=torch.float64)
     result = correlate_by_three(x, kernels)
@@ -220,36 +221,36 @@ def test_correlation_by_fft_is_the_direct_one(samples, taps):
 
 @pytest.mark.parametrize("training", [False, True])
 def test_sincnet_is_its_filters_then_sample_cnn(training):
-    net = shaken(small("sincnet", filters=3)).double().train(training)
+    net = with_random_norms(small("sincnet", filters=3)).double().train(training)
     for block in net.net.blocks:
         block.dropout = 0.0
     torch.manual_seed(1)
     x, weights = 0.1 * torch.randn(2, 59049 + 100, dtype=torch.float64), torch.randn(2, 16, dtype=torch.float64)
     filters = net.filters().detach().numpy()
     filtered = np.array([[signal.fftconvolve(row, taps, mode="same") for taps in filters] for row in x.numpy()])
-    assert filtered.shape == (2, 3, 59149)      # stride 1, the length stays
+    assert filtered.shape == (2, 3, 59149)      # stride 1 keeps the length
     expected = sample_cnn_by_hand(net.net.state_dict(), torch.from_numpy(filtered), training)
     torch.testing.assert_close(net(x), expected, rtol=1e-8, atol=1e-9)
-    if training:      # the gradients arrive where they would without the shortcut
+    if training:      # the gradients are those of filters and convolution, one after the other
         (net(x) * weights).sum().backward()
-        shortcut = {name: p.grad.clone() for name, p in net.named_parameters()}
+        merged = {name: p.grad.clone() for name, p in net.named_parameters()}
         net.zero_grad()
         rows = F.conv1d(x[:, None], net.filters()[:, None], padding=50)
-        (net.net(rows) * weights).sum().backward()
+        (net.net.after_stem(net.net.stem(rows[:, :, None])) * weights).sum().backward()
         for name, p in net.named_parameters():
-            torch.testing.assert_close(shortcut[name], p.grad, rtol=1e-6, atol=1e-8)
+            torch.testing.assert_close(merged[name], p.grad, rtol=1e-6, atol=1e-8)
 
 
 # ---- the networks step by step
 
 def normalised(x, state, name, training):
-    """Batch norm of (B, C, ...), by hand."""
+    """Batch norm of x (B, C, ...), by hand."""
     shape = (1, -1) + (1,) * (x.dim() - 2)
-    places = [d for d in range(x.dim()) if d != 1]
+    dims = [d for d in range(x.dim()) if d != 1]
     mean, variance = state[name + ".running_mean"].view(shape), state[name + ".running_var"].view(shape)
     if training:
-        mean = x.mean(places, keepdim=True)
-        variance = (x - mean).square().mean(places, keepdim=True)
+        mean = x.mean(dims, keepdim=True)
+        variance = (x - mean).square().mean(dims, keepdim=True)
     return (x - mean) / (variance + 1e-5).sqrt() * state[name + ".weight"].view(shape) + state[name + ".bias"].view(shape)
 
 
@@ -259,15 +260,15 @@ def gates(x, state, name):
     return (1 / (1 + torch.exp(-logits)))[:, :, None]
 
 
-def sample_cnn_by_hand(state, sound, training):
-    """(B, channels, samples) -> (B, 8 width), without dropout."""
+def sample_cnn_by_hand(state, waveform, training):
+    """waveform (B, channels, samples) -> features (B, 8 width), without dropout."""
     def convolved(x, name, padding):
         return normalised(F.conv1d(x, state[name + ".0.weight"].squeeze(2), padding=padding), state, name + ".1", training)
 
     def pooled(x):
         return torch.stack([x[..., i:x.shape[-1] // 3 * 3:3] for i in range(3)]).max(0).values
 
-    x, outputs = F.conv1d(sound, state["stem.weight"].squeeze(2), stride=3), []
+    x, outputs = F.conv1d(waveform, state["stem.weight"].squeeze(2), stride=3), []
     x = torch.relu(normalised(x, state, "norm", training))
     for name in [f"blocks.{i}" for i in range(9)]:
         y = torch.relu(convolved(x, name + ".first", 1)) if name + ".first.0.weight" in state else None
@@ -299,7 +300,7 @@ def harmonic_cnn_by_hand(state, decibels, training):
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("name", [name for name in EXTRACTORS if name != "sincnet"])
 def test_networks_equal_a_reference(name, training):
-    net = shaken(small(name)).double().train(training)
+    net = with_random_norms(small(name)).double().train(training)
     for block in net.blocks:
         assert block.dropout == (0.2 if name.startswith("sample") else 0.0)
         block.dropout = 0.0
@@ -315,21 +316,21 @@ def test_networks_equal_a_reference(name, training):
     (out * weights).sum().backward()
     (expected * weights).sum().backward()
     for key, parameter in net.named_parameters():
-        if key != "log_q":      # which the reference got ready made
+        if key != "log_q":      # the reference uses the net's own decibels, so it has no log_q
             torch.testing.assert_close(parameter.grad, state[key].grad, rtol=1e-6, atol=1e-8, msg=lambda text: f"{key}: {text}")
 
 
-def test_the_names_stand_for_what_they_say():
+def test_each_name_has_the_blocks_it_says():
     kinds = {name: (block.second is not None, block.gate is not None) for name in EXTRACTORS if name[:2] in ("sa", "si")
              for block in (small(name).net if name == "sincnet" else small(name)).blocks}
     assert kinds == {"sample-cnn": (False, False), "sample-cnn-se": (False, True), "sample-cnn-res": (True, False),
                      "sample-cnn-res-se": (True, True), "sincnet": (True, True)}
 
 
-def test_gates_close_and_residuals_pass():
+def test_a_closed_gate_leaves_nothing_or_the_shortcut():
     torch.manual_seed(0)
     x = torch.randn(2, 4, 1, 9)
-    gated, residual = Block(4, 4, (1, 3), (1, 3), se=True), Block(4, 4, (1, 3), (1, 3), res=True, se=True)
+    gated, residual = PoolingBlock(4, 4, (1, 3), (1, 3), se=True), PoolingBlock(4, 4, (1, 3), (1, 3), res=True, se=True)
     assert gated(x).abs().max() > 0.1
     for block in (gated, residual):
         nn.init.constant_(block.gate[2].bias, -200.0)
@@ -337,17 +338,17 @@ def test_gates_close_and_residuals_pass():
     torch.testing.assert_close(residual(x), F.max_pool2d(x.relu(), (1, 3)), rtol=0, atol=0)
 
 
-def test_dropout_in_training_only():
-    block = Block(3, 3, (1, 3), (1, 3), res=True, dropout=0.2)
-    nn.init.constant_(block.first[1].bias, 50.0)      # ReLU passes everything
-    seen = []
-    block.second.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+def test_dropout_acts_in_training_only():
+    block = PoolingBlock(3, 3, (1, 3), (1, 3), res=True, dropout=0.2)
+    nn.init.constant_(block.first[1].bias, 50.0)      # so that ReLU changes nothing
+    inputs = []
+    block.second.register_forward_pre_hook(lambda _, arguments: inputs.append(arguments[0]))
     x = torch.randn(4, 3, 1, 3000)
     block(x)
     block.eval()(x)
-    share = (seen[0] == 0).double().mean().item()
-    assert abs(share - 0.2) < 0.01 and (seen[1] == 0).sum() == 0      # sd of the share 0.002
-    assert abs(seen[0][seen[0] != 0].mean() / 50 - 1.25) < 0.01
+    share = (inputs[0] == 0).double().mean().item()
+    assert abs(share - 0.2) < 0.01 and (inputs[1] == 0).sum() == 0      # the sd of the share is 0.002
+    assert abs(inputs[0][inputs[0] != 0].mean() / 50 - 1.25) < 0.01
 
 
 def test_the_last_three_blocks_are_the_features():
@@ -371,13 +372,13 @@ def frames_at_the_end(net, samples):
 def test_windows_of_the_paper_end_in_one_frame(name, usual, least):
     net = small(name)
     assert frames_at_the_end(net, usual) == frames_at_the_end(net, least) == (8, 1, 1)
-    with pytest.raises(RuntimeError):      # torch's poolings find no frame
+    with pytest.raises(RuntimeError):      # torch's pooling has no frame left
         frames_at_the_end(net, least - 1)
     make_extractor(name, 1, samples=least, filters=2, filter_length=3)
     with pytest.raises(UserError, match=f"{least - 1} samples are too short.*{least}.*--seconds") as error:
         make_extractor(name, 1, samples=least - 1)
     seconds = float(str(error.value).split("--seconds ")[1].split()[0])
-    make_extractor(name, 1, samples=round(seconds * RATE), filters=2, filter_length=3)      # the remedy is one
+    make_extractor(name, 1, samples=round(seconds * RATE), filters=2, filter_length=3)      # the remedy in the message works
     assert frames_at_the_end(net, 147200 if name == "harmonic-cnn" else 2 * 59049) == (8, 1, 2)
 
 
@@ -387,7 +388,22 @@ def test_80000_samples_are_313_frames_of_128_levels():
     assert power.shape == (1, 257, 313) and net.harmonics(power).shape == (1, 6, 128, 313)
 
 
-# Conv kernels and batch norms counted one by one, as in the docstrings; w = 128.
+# Parameters at width 128, as in the docstrings. At width w, kernels and batch norms (2 c for c channels) counted one by one:
+#
+# harmonic-cnn   Q, and the batch norm of 6 channels           1 + 2 x 6
+#                block 1, 6 to w                               9 x 6 w + 2 w
+#                blocks 2 and 3, two convolutions w to w       2 x 2 (9 w^2 + 2 w)
+#                block 4, w to 2 w                             18 w^2 + 4 w
+#                blocks 5 and 6, two convolutions 2 w to 2 w   2 x 2 (36 w^2 + 4 w)
+#                block 7, 2 w to 4 w                           72 w^2 + 8 w
+#                sum                                           270 w^2 + 92 w + 13
+# sample-cnn     first layer                3 in_channels w + 2 w
+#                blocks                     2 (3 w^2 + 2 w) + (6 w^2 + 4 w) + 5 (12 w^2 + 4 w) + (24 w^2 + 8 w) = 96 w^2 + 36 w
+#   (The nine blocks have 18 w channels c in all, and the sum of c^2 is 2 w^2 + 6 x 4 w^2 + 16 w^2 = 42 w^2.)
+#                se, the gates              16 c^2 + 16 c, then 16 c^2 + c: 32 x 42 w^2 + 17 x 18 w = 1344 w^2 + 306 w
+#                res, second convolutions   3 c^2 + 2 c: 126 w^2 + 36 w
+#                res, shortcuts             w to 2 w and 2 w to 4 w: (2 w^2 + 4 w) + (8 w^2 + 8 w) = 10 w^2 + 12 w
+# sincnet        sample-cnn-res-se's + 2 filters + 3 (filters - 1) w
 COUNTS = {"harmonic-cnn": 4_435_469, "sample-cnn": 1_578_112, "sample-cnn-se": 23_637_376, "sample-cnn-res": 3_812_480,
           "sample-cnn-res-se": 25_871_744, "sincnet": 25_970_176}
 
@@ -409,26 +425,26 @@ def test_parameter_counts_are_the_docstrings(name):
 # ---- all six
 
 @pytest.mark.parametrize("name", EXTRACTORS)
-def test_features_are_alone_as_in_a_batch(name):
-    net = settled(small(name, 6))
+def test_features_do_not_depend_on_the_batch(name):
+    net = with_measured_norms(small(name, 6))
     x = torch.randn(5, 80000) * torch.tensor([0.1, 0.3, 0.03, 0.2, 0.0])[:, None]
     together = net(x)
     assert together.shape == (5, 48)
-    assert (together[:4] - together[4]).abs().amax(1).min() > 1e-3      # no clip sounds like silence
+    assert (together[:4] - together[4]).abs().amax(1).min() > 1e-3      # no clip has the features of silence
     alone = torch.cat([net(x[i:i + 1]) for i in range(5)])
     assert (together - alone).abs().max() < 1e-5 * together.abs().max()
 
 
 @pytest.mark.parametrize("name", EXTRACTORS)
 def test_every_parameter_learns_in_bfloat16_too(name):
-    net = shaken(small(name, 4))
+    net = with_random_norms(small(name, 4))
     x = 0.1 * torch.randn(3, 80000)
     with torch.autocast("cpu", torch.bfloat16):
         out = net(x)
     out.float().square().sum().backward()
     for key, parameter in net.named_parameters():
         assert parameter.grad.isfinite().all() and parameter.grad.abs().max() > 0, key
-    settled(net)
+    with_measured_norms(net)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         out = net(x).float()
     exact = net.double()(x.double()).float()
@@ -436,17 +452,17 @@ def test_every_parameter_learns_in_bfloat16_too(name):
 
 
 def test_sinc_filters_are_never_in_bfloat16():
-    net, seen = small("sincnet"), []
-    net.net.norm.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    net, filtered = small("sincnet"), []
+    net.net.norm.register_forward_pre_hook(lambda _, arguments: filtered.append(arguments[0]))
     x = 0.1 * torch.randn(2, 59049)
     net(x)
     with torch.autocast("cpu", torch.bfloat16):
         net(x)
-    assert torch.equal(*seen)
+    assert torch.equal(*filtered)
 
 
-def test_harmonic_cnn_takes_waveforms_or_their_spectrograms():
-    net = shaken(small("harmonic-cnn")).eval()
+def test_harmonic_cnn_accepts_waveforms_or_their_spectrograms():
+    net = with_random_norms(small("harmonic-cnn")).eval()
     x = 0.1 * torch.randn(2, 80000)
     power = net.spectrogram(x)
     assert not power.requires_grad
@@ -456,7 +472,7 @@ def test_harmonic_cnn_takes_waveforms_or_their_spectrograms():
         assert net.harmonics(power).dtype == torch.float32
 
 
-def test_bad_names_and_lengths_are_told():
+def test_unknown_names_and_even_lengths_are_refused():
     with pytest.raises(UserError, match="sample-cnn-res-se"):
         make_extractor("resnet18")
     with pytest.raises(UserError, match="odd"):
@@ -464,7 +480,7 @@ def test_bad_names_and_lengths_are_told():
 
 
 def test_initialisation_keeps_the_size_of_the_signal():
-    """He et al.: variance 2 / fan-in, so that without batch norm ReLUs would neither fade nor explode."""
+    """He et al. use variance 2 / fan-in, so that the signal would keep its size through ReLUs even without batch norm."""
     net = make_extractor("sample-cnn-res", 64)
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
