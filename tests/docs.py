@@ -38,13 +38,13 @@ def links(text):
 
 
 def reading_order(text):
-    """Names of the modules in the table under the heading that speaks of a reading order, from top to bottom."""
+    """Modules in the tables under the heading that names a reading order, from top to bottom: "mel", "demo/world"."""
     section = re.search(r"^#+ [^\n]*\bread\w*\b[^\n]*\border\b[^\n]*\n(.*?)(?=^#+ |\Z)", text, re.M | re.S | re.I)
     names = []
     for row in re.findall(r"^\|.*\|", section[1] if section else "", re.M):
         # The first cell that names modules; the others may mention some in passing. A link names its file twice.
         cell = next((cell for cell in row.split("|") if re.search(r"\w\.py\b", cell)), "")
-        names += re.findall(r"(\w+)\.py\b", cell)
+        names += [name.removeprefix("mulan_min/") for name in re.findall(r"((?:\w+/)*\w+)\.py\b", cell)]
     return list(dict.fromkeys(names))
 
 

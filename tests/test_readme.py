@@ -57,6 +57,7 @@ train.py  eval.py    the scripts
 |---|---|---|
 | 1 | `config.py` | settings, used by `train.py` |
 | 2 | [mel.py](mulan_min/mel.py) | the ear |
+| 3 | `demo/world.py` | a world |
 
 | not | after `other.md` |
 
@@ -85,7 +86,7 @@ def test_links_are_those_to_files():
 
 
 def test_reading_order_is_the_first_column_of_its_own_section():
-    assert reading_order(SAMPLE) == ["config", "mel"]
+    assert reading_order(SAMPLE) == ["config", "mel", "demo/world"]
     assert reading_order("## Files\n\n| `mel.py` | x |\n") == []
 
 
@@ -179,8 +180,8 @@ def test_the_file_tree_is_the_repository():
 
 def test_the_reading_order_names_every_module_once():
     order = [name for name in reading_order(readme()) if name not in ("train", "eval")]
-    modules = {path.stem for path in (ROOT / "mulan_min").glob("*.py")} - {"__init__"}
-    assert sorted(order) == sorted(modules)
+    modules = [path.relative_to(ROOT / "mulan_min").with_suffix("").as_posix() for path in (ROOT / "mulan_min").rglob("*.py")]
+    assert sorted(order) == sorted(name for name in modules if not name.endswith("__"))
 
 
 @pytest.mark.parametrize("page", [README.name, *(str(p.relative_to(ROOT)) for p in sorted(ROOT.glob("tutorials/*.md")))])
