@@ -67,8 +67,9 @@ def test_a_folder_where_a_file_stands_is_one_line(tmp_path):
 def test_missing_and_foreign_files(tmp_path):
     with pytest.raises(UserError, match="train first"):
         checkpoint.load(tmp_path / "none.pt")
-    torch.save({"state_dict": {}}, tmp_path / "foreign.pt")
-    with pytest.raises(UserError, match="not a checkpoint of this version"):
-        checkpoint.load(tmp_path / "foreign.pt")
+    for content in ({"state_dict": {}}, {"format": torch.ones(2)}, [1]):
+        torch.save(content, tmp_path / "foreign.pt")
+        with pytest.raises(UserError, match="not a checkpoint of this version"):
+            checkpoint.load(tmp_path / "foreign.pt")
     with pytest.raises(UserError, match="no checkpoint"):
         checkpoint.best_of(tmp_path)

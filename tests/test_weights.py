@@ -24,7 +24,7 @@ from mulan_min.errors import UserError
 from mulan_min.export import save_model, save_text
 from mulan_min.mining.mine import TEST, read_pairs
 from mulan_min.mulan import MuLan
-from mulan_min.weight_names import LAYOUTS, bert_names, by_our_name
+from mulan_min.weight_names import SIGNS, by_our_name, published_names
 from mulan_min.weights import read_weights, rename_tensors
 from mulan_min.wordpiece import encode, load_wordpiece, train_wordpiece
 
@@ -164,6 +164,8 @@ QUERY = "encoder.layer.1.attention.self.query.weight"
     (lambda t: t.update({k.replace("layer.1", "layer.2"): v.clone() for k, v in t.items() if "layer.1" in k}), "not in our model"),
     (lambda t: t.update({QUERY: t[QUERY][:7].clone()}), r"qkv.weight \(7, 24\) instead of \(72, 24\)"),
     (lambda t: t.update({"embeddings.word_embeddings.weight": torch.ones(30, 24)}), r"words.weight \(30, 24\) instead of \(44"),
+    (lambda t: t.update({QUERY.replace("query", part): torch.tensor(1.0) for part in ("query", "key", "value")}),
+     r"qkv.weight \(\) instead of \(72, 24\)"),
     (lambda t: t[QUERY].fill_(float("nan")), "query.weight: numbers that are not finite"),
 ])
 def test_a_tensor_missing_unexpected_or_odd_is_an_error(tmp_path, change, said):
@@ -641,7 +643,7 @@ def test_a_run_of_ours_starts_another(tmp_path, audio):
         report = "\n".join(init_audio(second, path))
         assert all(torch.equal(x, first.audio.net.state_dict()[k]) for k, x in second.audio.net.state_dict().items())
         assert all(torch.equal(x, second.state_dict()[k]) for k, x in before.items())       # the rest is the run's own
-        assert "of a mulan_min run" in report and "it was trained with --mel-mean" in report and "resized" not in report
+        assert "a run of ours" in report and "it was trained with --mel-mean" in report and "resized" not in report
     other = "ast" if audio == "resnet50" else "resnet50"
     with pytest.raises(UserError, match=f"it holds --audio {audio}"):
         init_audio(smoke_model(other), tmp_path / "run")
@@ -665,7 +667,7 @@ def test_training_starts_from_a_run(tmp_path, small_world, capsys):
     model = train.main(["--preset", "smoke", "--audio", "resnet50", "--data", small_world, "--workers", "0", "--steps", "1",
                         "--lr", "0", "--audio-init", str(tmp_path / "first"), "--run", str(tmp_path / "run")])
     assert torch.equal(model.audio.net.stem[0].weight, first.audio.net.stem[0].weight)
-    assert "of a mulan_min run" in capsys.readouterr().out
+    assert "a run of ours" in capsys.readouterr().out
 
 
 def test_what_a_config_beside_an_ast_may_say(tmp_path):
@@ -714,19 +716,20 @@ def test_transformers_opens_a_saved_text_tower(tmp_path, changes):
 
 
 def test_every_tensor_of_bert_has_published_names_and_comes_back():
-    tensors, published = Bert(9, 8, 12, 2, 16, 4).state_dict(), by_our_name(bert_names(12))
-    parts = [pair for ours, x in tensors.items() for pair in zip(published[ours], x.chunk(len(published[ours])))]
-    assert len(parts) == len(dict(parts)) == 5 + 12 * 16 and dict(parts).keys() == bert_names(12).keys()
+    tensors, names = Bert(9, 8, 12, 2, 16, 4).state_dict(), published_names("BERT", 12)
+    back = by_our_name(names)
+    parts = [pair for ours, x in tensors.items() for pair in zip(back[ours], x.chunk(len(back[ours])))]
+    assert len(parts) == len(dict(parts)) == 5 + 12 * 16 and dict(parts).keys() == names.keys()
     renamed, report = rename_tensors(dict(parts), "BERT", "file")
     assert renamed.keys() == tensors.keys() and all(torch.equal(x, tensors[name]) for name, x in renamed.items())
     assert not any("left out" in line for line in report)
 
 
-@pytest.mark.parametrize("layout", [layout for layout in LAYOUTS if layout != "BERT"])
+@pytest.mark.parametrize("layout", SIGNS.values())
 def test_a_layout_names_every_tensor_of_our_audio_network(layout):
     changes = {"ast_width": 24, "ast_depth": 2, "ast_heads": 3} if layout.startswith("AST") else {"resnet_width": 4}
     net = smoke_model("ast" if layout.startswith("AST") else "resnet50", **changes).audio.net
-    assert set(LAYOUTS[layout](depth=2).values()) == net.state_dict().keys()
+    assert set(published_names(layout, 2).values()) == net.state_dict().keys()
 
 
 @pytest.mark.parametrize("audio", ["ast", "resnet50"])
