@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 
 from mulan_min.bert import Bert
+from mulan_min.device import default_device
 from mulan_min.errors import UserError
-from mulan_min.mulan import default_device, listed
+from mulan_min.mulan import check_texts
 from mulan_min.weights import PUBLISHED_FILES, as_flags, copy_into, read_config, read_weights, rename_tensors, weights_file
 from mulan_min.wordpiece import encode, load_wordpiece
 
@@ -100,7 +101,7 @@ class TextEncoder:
     def embed_text(self, texts, batch_size=64):
         """N texts -> (N, width) float32 on the CPU, rows of length 1. A row does not depend on the other texts. Raises UserError
         for an empty text."""
-        texts, max_tokens = listed(texts), self.bert.positions.num_embeddings
+        texts, max_tokens = check_texts(texts), self.bert.positions.num_embeddings
         embeddings = [torch.zeros(0, self.bert.words.embedding_dim)]
         for i in range(0, len(texts), batch_size):
             tokens, mask = (x.to(self.device) for x in encode(self.tokenizer, texts[i:i + batch_size], max_tokens))
