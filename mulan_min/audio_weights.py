@@ -20,11 +20,9 @@ AST_FRONT = {"dialect": "ast", "n_mels": 128, "window": 0.025, "hop": 0.01, "mel
 
 
 def init_audio(model, path):
-    """Copies AST or ResNet-50 weights, or the audio network of one of our runs, into a model's audio tower -> report.
-
-    The spectrogram's mean and standard deviation and the projection stay as they are. Raises UserError when the file cannot be
-    read, or its kind or sizes differ from the model's.
-    """
+    """Copies AST or ResNet-50 weights, or the audio network of one of our runs, into a model's audio tower -> report. The
+    spectrogram's mean and standard deviation and the projection stay as they are. Raises UserError when the file cannot be read,
+    or its kind or sizes differ from the model's."""
     front, path = model.config.front, weights_file(path, RUN_FILES + PUBLISHED_FILES)
     tensors, saved = read_weights(path)
     saved, layout = saved and config_from_dict(saved, path), audio_layout(tensors)
@@ -50,8 +48,8 @@ def init_audio(model, path):
 def from_run(tensors, saved, path):
     """A run's tensors and Config -> (tensors of its audio network, report, the sizes as an AST's config.json gives them)."""
     network = {name.removeprefix("audio.net."): x for name, x in tensors.items() if name.startswith("audio.net.")}
-    report = [f"{path}: {len(tensors)} tensors of a mulan_min run",
-              f"left out  all but {len(network)}: the spectrogram's mean and standard deviation, the projection, and the text tower"]
+    report = [f"{path}: {len(tensors)} tensors of a run of ours",
+              f"left out  all but {len(network)}: the spectrogram's mean and deviation, the projection, and the text tower"]
     if saved.tower.audio != "ast":
         return network, report, {}
     with torch.device("meta"):      # only the sizes are needed, so no memory is used
@@ -121,11 +119,9 @@ def fit_ast(model, tensors, kernel, path, report, file_config):
 
 
 def published_grid(patches, patch, run_frames, file_config, path):
-    """The grid (along mels, along frames) of a file with `patches` patches of size `patch` (mels, frames).
-
-    file_config gives it. Without one, it is the first usual size of a published AST with as many patches; the run's own number
-    of frames counts as usual too. Raises UserError when no size fits.
-    """
+    """The grid (along mels, along frames) of a file with `patches` patches of size `patch` (mels, frames). file_config gives it.
+    Without one, it is the first usual size of a published AST with as many patches; the run's own number of frames counts as
+    usual too. Raises UserError when no size fits."""
     candidates = [(128, frames, stride, stride) for frames in (1024, 512, 128, run_frames) for stride in (10, 12, 14, 16)]
     if "num_mel_bins" in file_config:
         defaults = {"num_mel_bins": 128, "max_length": 1024, "frequency_stride": 10, "time_stride": 10}

@@ -33,11 +33,9 @@ def bert_sizes(folder):
 
 
 def size_text_tower(config, typed):
-    """Gives config.text the sizes of its text_init folder. `typed` holds the settings that the user typed.
-
-    max_tokens stays as it is where the folder allows as many. The text warm-up is off unless typed, since a published BERT
-    does not need it. Raises UserError for a typed size that differs from the folder's.
-    """
+    """Gives config.text the sizes of its text_init folder. `typed` holds the settings that the user typed. max_tokens stays as it
+    is where the folder allows as many. The text warm-up is off unless typed, since a published BERT does not need it. Raises
+    UserError for a typed size that differs from the folder's."""
     text = config.text
     for name, value in bert_sizes(text.text_init).items():
         if name in typed and (typed[name] > value if name == "max_tokens" else typed[name] != value):
@@ -50,16 +48,14 @@ def size_text_tower(config, typed):
 
 
 def copy_bert_into(bert, folder, tokenizer):
-    """Copies a BERT folder's tensors into a `Bert` with the folder's sizes -> report.
-
-    Embedding tables with more rows than `bert` has are cut. Raises UserError when files or tensors do not fit.
-    """
+    """Copies a BERT folder's tensors into a `Bert` with the folder's sizes -> report. Embedding tables with more rows than `bert`
+    has are cut. Raises UserError when files or tensors do not fit."""
     path = weights_file(folder, PUBLISHED_FILES)
     tensors, report = rename_tensors(read_weights(path)[0], "BERT", path)
     last_id = max(tokenizer.get_vocab().values())
     if last_id >= len(bert.words.weight):
         raise UserError(f"{folder}: its tokenizer skips numbers, up to {last_id}; give a tokenizer made for BERT")
-    for name, reason in (("words", "the pieces of its tokenizer"), ("positions", "max_tokens"), ("token_types", "only one is used")):
+    for name, reason in (("words", "the pieces of its tokenizer"), ("positions", "max_tokens"), ("token_types", "one is used")):
         table, rows = tensors.get(f"{name}.weight"), len(getattr(bert, name).weight)
         if table is None or table.ndim != 2 or len(table) == rows or len(table) < rows and name != "token_types":
             continue        # the table fits, or `copy_into` reports the problem
@@ -71,11 +67,9 @@ def copy_bert_into(bert, folder, tokenizer):
 
 
 def load_bert(folder, max_tokens=None, dropout=0.0):
-    """A BERT folder -> (Bert in eval mode on the CPU, tokenizer, report).
-
-    The folder holds config.json, model.safetensors or pytorch_model.bin, and vocab.txt or tokenizer.json. max_tokens: rows of
-    the position table to use, all by default. Raises UserError when the folder is incomplete or not a BERT's.
-    """
+    """A BERT folder -> (Bert in eval mode on the CPU, tokenizer, report). The folder holds config.json, model.safetensors or
+    pytorch_model.bin, and vocab.txt or tokenizer.json. max_tokens: rows of the position table to use, all by default. Raises
+    UserError when the folder is incomplete or not a BERT's."""
     sizes, tokenizer = bert_sizes(folder), load_wordpiece(folder)
     bert = Bert(tokenizer.get_vocab_size(), sizes["text_width"], sizes["text_depth"], sizes["text_heads"], sizes["text_mlp"],
                 min(max_tokens or sizes["max_tokens"], sizes["max_tokens"]), dropout, sizes["text_eps"])
@@ -105,17 +99,13 @@ class TextEncoder:
 
     @torch.inference_mode()
     def embed_text(self, texts, batch_size=64):
-        """N texts -> (N, width) float32 on the CPU, rows of length 1. A row does not depend on the other texts.
-
-        Raises UserError for an empty text."""
+        """N texts -> (N, width) float32 on the CPU, rows of length 1. A row does not depend on the other texts. Raises UserError
+        for an empty text."""
         texts, max_tokens = check_texts(texts), self.bert.positions.num_embeddings
         embeddings = [torch.zeros(0, self.bert.words.embedding_dim)]
         for i in range(0, len(texts), batch_size):
             tokens, mask = (x.to(self.device) for x in encode(self.tokenizer, texts[i:i + batch_size], max_tokens))
             states = self.bert(tokens, mask)                                            # (B, L, width)
-            if self.pool == "mean":
-                states = states.masked_fill(~mask[..., None], 0).sum(1) / mask.sum(1, keepdim=True)
-            else:
-                states = states[:, 0]
-            embeddings.append(F.normalize(states, dim=-1).cpu())
+            mean = states.masked_fill(~mask[..., None], 0).sum(1) / mask.sum(1, keepdim=True)
+            embeddings.append(F.normalize(mean if self.pool == "mean" else states[:, 0], dim=-1).cpu())
         return torch.cat(embeddings)

@@ -29,11 +29,8 @@ def save(path, state):
 
 
 def load(path):
-    """Reads the state in a .pt or .safetensors file, with its tensors on the CPU.
-
-    Raises UserError when the file is missing, truncated, not a checkpoint of this version, or holds anything except tensors
-    and plain values. torch reads it with `weights_only=True`, so nothing in it is executed.
-    """
+    """Reads the state in a .pt or .safetensors file, with its tensors on the CPU. Raises UserError when the file is missing,
+    truncated, not a checkpoint of this version, or holds anything except tensors and plain values (`weights_only=True`)."""
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint; train first, e.g. python train.py --audio ast")
@@ -62,9 +59,7 @@ def is_state(content):
 
 def check_members(path):
     """Raises UserError unless every member of a torch.save file (a zip archive) has the checksum and size that the archive states.
-
-    torch checks neither. A flipped bit would change a weight, and a member could claim a size that fills the memory.
-    """
+    torch checks neither. A flipped bit would change a weight, and a member could claim a size that fills the memory."""
     with open(path, "rb") as file:
         if file.read(4) != b"PK\3\4":
             return      # not a zip archive: `unpickle` reports what is wrong

@@ -15,16 +15,13 @@ from mulan_min.errors import UserError
 from mulan_min.files import new_folder, write_json, write_text
 from mulan_min.mulan import MuLan
 from mulan_min.tag_classifier import TagClassifier
-from mulan_min.weight_names import bert_names, by_our_name
+from mulan_min.weight_names import by_our_name, published_names
 from mulan_min.weights import PUBLISHED_FILES
 
 
 def save_model(model, path):
-    """Writes a whole model as one .safetensors file, with its config, tokenizer and labels in the metadata.
-
-    The model needs .config, .tokenizer (or None) and state_dict(); .labels is optional. `MuLan.load` reads the file. Raises
-    UserError when it cannot be written.
-    """
+    """Writes a whole model as one .safetensors file, with its config, tokenizer and labels in the metadata. The model needs
+    .config, .tokenizer (or None) and state_dict(); .labels is optional. Raises UserError when the file cannot be written."""
     metadata = {"mulan_min": str(checkpoint.FORMAT), "config": json.dumps(model.config.to_dict()),
                 "tokenizer": model.tokenizer.to_str() if model.tokenizer else "",
                 "labels": json.dumps(getattr(model, "labels", []))}
@@ -32,15 +29,13 @@ def save_model(model, path):
 
 
 def save_text(model, folder):
-    """Writes a MuLan's BERT as a folder that transformers' AutoModel and AutoTokenizer load.
-
-    The layout has no place for the projection to the shared space. MuLan has no pooler, so transformers makes up a random one.
-    Raises UserError when the folder cannot be written.
-    """
+    """Writes a MuLan's BERT as a folder that transformers' AutoModel and AutoTokenizer load. The layout has no place for the
+    projection to the shared space. MuLan has no pooler, so transformers gives the BERT a random one. Raises UserError when the
+    folder cannot be written."""
     text, tokenizer, vocab = model.config.text, model.tokenizer, model.tokenizer.get_vocab()
-    published_names, tensors = by_our_name(bert_names(text.text_depth)), {}
-    for name, tensor in model.text.net.state_dict().items():
-        tensors |= zip(published_names[name], tensor.chunk(len(published_names[name])))
+    names, tensors = by_our_name(published_names("BERT", text.text_depth)), {}
+    for ours, tensor in model.text.net.state_dict().items():
+        tensors |= zip(names[ours], tensor.chunk(len(names[ours])))
     normalizer = json.loads(tokenizer.to_str())["normalizer"] or {}
     tokenizer_config = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": text.max_tokens}
     tokenizer_config |= {f"{token}_token": f"[{token.upper()}]" for token in ("pad", "unk", "cls", "sep", "mask")}

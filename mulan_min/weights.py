@@ -10,7 +10,7 @@ import torch
 
 from mulan_min import checkpoint
 from mulan_min.errors import UserError
-from mulan_min.weight_names import LAYOUTS, LEFT_OUT, by_our_name, count_blocks, strip_prefixes
+from mulan_min.weight_names import LEFT_OUT, by_our_name, count_blocks, published_names, strip_prefixes
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64)      # int64: batch norm's counters
 PUBLISHED_FILES = ("model.safetensors", "pytorch_model.bin")            # in this order
@@ -30,10 +30,8 @@ def weights_file(path, names):
 
 def read_weights(path):
     """A .safetensors, .bin, .pt, .pth or .ckpt file -> ({name: tensor} on the CPU, config dictionary of a MuLan run or None).
-
     The tensors may be nested under "state_dict" or "model". Raises UserError for a damaged file, for content other than
-    tensors, such as code, and for values that are not finite.
-    """
+    tensors, such as code, and for values that are not finite."""
     path = Path(path)
     if path.suffix == ".safetensors":
         content, metadata = checkpoint.read_safetensors(path)
@@ -57,24 +55,21 @@ def read_weights(path):
 
 def read_config(path, rules):
     """Reads a config.json. `rules` is {field: the only value that we support}; a missing field counts as that value.
-
-    Raises UserError when the file cannot be read or breaks a rule.
-    """
+    Raises UserError when the file cannot be read or breaks a rule."""
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         invalid = {name: config[name] for name in rules if config.get(name, rules[name]) != rules[name]}
     except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise UserError(f"{path}: not a config.json that can be read ({error})") from error
     for name, value in invalid.items():
-        raise UserError(f"{path}: {name} is {json.dumps(value)}, but only {json.dumps(rules[name])} is supported; "
-                        "use another model")
+        raise UserError(f"{path}: {name} is {json.dumps(value)}, but only {json.dumps(rules[name])} is supported")
     return config
 
 
 def rename_tensors(tensors, layout, path):
     """Tensors of a published layout -> ({our name: float32 tensor}, report). Raises UserError for an unexpected tensor, or two
     tensors for the same place. `path` is the file to name in errors."""
-    names = LAYOUTS[layout](depth=count_blocks(tensors))
+    names = published_names(layout, count_blocks(tensors))
     by_published_name, left_out, unexpected = {}, {}, []
     for name, tensor in tensors.items():
         published = strip_prefixes(name)
@@ -91,14 +86,14 @@ def rename_tensors(tensors, layout, path):
     renamed = {}
     for ours, published in by_our_name(names).items():
         stack = [by_published_name[name] for name in published if name in by_published_name]
-        # An incomplete stack is left out here, and `copy_into` reports it as missing. AST may lack its distillation token.
+        # `copy_into` reports what is left out here: an incomplete stack, and a part of another shape than the first. An AST's
+        # prefix is complete without its distillation token.
         if len(stack) == len(published) or ours == "prefix" and published[0] in by_published_name:
-            # A part with another shape is dropped: `copy_into` reports the shape of the rest.
             stack = [x for x in stack if x.ndim and x.shape == stack[0].shape] or stack[:1]
             x = torch.cat(stack) if len(stack) > 1 else stack[0]
             renamed[ours] = x.float() if x.is_floating_point() else x
-    report = [f"{path}: {len(tensors)} tensors in layout '{layout}'"]
-    report.append(f"renamed   {len(by_published_name)} of them to {len(renamed)} names of ours (queries, keys and values are stacked)")
+    report = [f"{path}: {len(tensors)} tensors in layout '{layout}'",
+              f"renamed   {len(by_published_name)} of them to {len(renamed)} names of ours (queries, keys and values are stacked)"]
     for dtype in sorted({str(x.dtype) for x in tensors.values() if x.is_floating_point() and x.dtype != torch.float32}):
         report.append(f"converted {dtype} to torch.float32")
     report += [f"left out  {summarise(names)}: {reason}" for reason, names in left_out.items()]
@@ -106,20 +101,18 @@ def rename_tensors(tensors, layout, path):
 
 
 def copy_into(module, tensors, path, report):
-    """Copies {our name: tensor} into a module -> the report with one more line.
-
-    Raises UserError unless names and shapes are exactly those of the module. `path` is the file to name in errors.
-    """
+    """Copies {our name: tensor} into a module -> the report with one more line. Raises UserError unless names and shapes are
+    exactly those of the module. `path` is the file to name in errors."""
     expected = module.state_dict()
     for names, problem in ((expected.keys() - tensors.keys(), "missing"), (tensors.keys() - expected.keys(), "not in our model")):
         if names:
-            raise UserError(f"{path}: {summarise(sorted(names))} (our name) {problem}; the file is damaged, or made for another size")
+            raise UserError(f"{path}: {summarise(sorted(names))} (our name) {problem}; is the file damaged, or of another size?")
     wrong = [f"{name} {tuple(tensors[name].shape)} instead of {tuple(x.shape)}" for name, x in expected.items()
              if tensors[name].shape != x.shape]
     wrong += [f"{name} {tensors[name].dtype} instead of {x.dtype}" for name, x in expected.items()
               if tensors[name].is_floating_point() != x.is_floating_point()]
     if wrong:
-        raise UserError(f"{path}: {summarise(wrong)}; give the run the sizes of the file")
+        raise UserError(f"{path}: {summarise(wrong)} (our name); give the run the sizes of the file")
     module.load_state_dict(tensors)
     return [*report, f"loaded    {len(tensors)} tensors, {sum(x.numel() for x in tensors.values()):,} numbers"]
 

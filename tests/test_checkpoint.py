@@ -1,4 +1,4 @@
-"""A checkpoint is whole or absent, and is never executed."""
+"""A checkpoint file is complete or absent, and loading it never runs code."""
 import os
 import pickle
 
@@ -12,8 +12,8 @@ from mulan_min.errors import UserError
 def test_round_trip_to_the_bit(tmp_path):
     state = {"step": 3, "model": {"w": torch.randn(5)}, "best": float("-inf"), "config": {"a": {"b": [1, "x"]}}}
     checkpoint.save(tmp_path / "run" / "last.pt", state)
-    back = checkpoint.load(tmp_path / "run" / "last.pt")
-    assert torch.equal(back["model"]["w"], state["model"]["w"]) and back["config"] == state["config"]
+    loaded = checkpoint.load(tmp_path / "run" / "last.pt")
+    assert torch.equal(loaded["model"]["w"], state["model"]["w"]) and loaded["config"] == state["config"]
     assert os.listdir(tmp_path / "run") == ["last.pt"]
 
 
@@ -57,7 +57,7 @@ def test_pickled_code_is_not_run(tmp_path, monkeypatch):
     assert not os.path.exists("pwned")
 
 
-def test_a_folder_where_a_file_stands_is_one_line(tmp_path):
+def test_a_file_in_the_place_of_the_folder_is_one_line(tmp_path):
     (tmp_path / "file").write_text("kept")
     with pytest.raises(UserError, match="cannot be written"):
         checkpoint.save(tmp_path / "file" / "last.pt", {})
@@ -67,8 +67,9 @@ def test_a_folder_where_a_file_stands_is_one_line(tmp_path):
 def test_missing_and_foreign_files(tmp_path):
     with pytest.raises(UserError, match="train first"):
         checkpoint.load(tmp_path / "none.pt")
-    torch.save({"state_dict": {}}, tmp_path / "foreign.pt")
-    with pytest.raises(UserError, match="not a checkpoint of this version"):
-        checkpoint.load(tmp_path / "foreign.pt")
+    for content in ({"state_dict": {}}, {"format": torch.ones(2)}, [1]):
+        torch.save(content, tmp_path / "foreign.pt")
+        with pytest.raises(UserError, match="not a checkpoint of this version"):
+            checkpoint.load(tmp_path / "foreign.pt")
     with pytest.raises(UserError, match="no checkpoint"):
         checkpoint.best_of(tmp_path)

