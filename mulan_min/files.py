@@ -1,4 +1,4 @@
-"""Files and folders that are complete or not there at all, and the one place where JSON is written."""
+"""Writes files and folders so that they are either complete or do not exist; text, JSON and JSON lines."""
 import json
 import os
 import shutil
@@ -9,9 +9,9 @@ from mulan_min.errors import UserError
 
 
 def write_atomically(path, write):
-    """Calls write(temporary path), then renames the result to `path`: a reader sees the old file or the new one.
+    """Calls write(temporary path), then renames that file to `path`: a reader sees either the old file or the new one.
 
-    Raises UserError when the disk refuses; the old file is then untouched.
+    Raises UserError if the file cannot be written; the old file is then unchanged.
     """
     path = Path(path)
     temporary = path.with_name(path.name + ".part")
@@ -29,8 +29,8 @@ def write_atomically(path, write):
 
 
 def write_text(path, text):
-    """Writes a text file atomically, in UTF-8. A file name that is not UTF-8 holds lone surrogates; Python's escape for
-    them is also JSON's escape. Raises UserError as `write_atomically` does."""
+    """Writes a text file atomically, in UTF-8. Lone surrogates, which Python uses in file names that are not UTF-8, are escaped;
+    JSON has the same escapes. Raises UserError as `write_atomically` does."""
     write_atomically(path, lambda new: new.write_text(text, encoding="utf-8", errors="backslashreplace"))
 
 
@@ -40,26 +40,26 @@ def write_json(path, value):
 
 
 def write_jsonl(path, rows):
-    """Writes one JSON object a line, atomically. Raises UserError as `write_atomically` does."""
+    """Writes one JSON value per line, atomically. Raises UserError as `write_atomically` does."""
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 @contextmanager
 def new_folder(folder):
-    """with new_folder(out) as making: a temporary folder beside `out`, which becomes `out` by one rename at the end.
+    """`with new_folder(out) as temporary:` gives a temporary folder beside `out`, which is renamed to `out` at the end.
 
-    An interrupted or failed making leaves nothing behind. `out` may be an empty folder before. Raises UserError when the
-    disk refuses.
+    After an interruption or an error nothing is left. `out` must not exist, or must be an empty folder. Raises UserError if
+    the folder cannot be written.
     """
     folder = Path(folder)
-    making = folder.with_name(f".{folder.name}.making-{os.getpid()}")
+    temporary = folder.with_name(f".{folder.name}.making-{os.getpid()}")
     try:
-        making.mkdir(parents=True)
-        yield making
+        temporary.mkdir(parents=True)
+        yield temporary
         if folder.is_dir():
             folder.rmdir()      # it was empty; Windows refuses a rename onto an empty folder
-        making.rename(folder)
+        temporary.rename(folder)
     except OSError as error:
         raise UserError(f"{folder}: cannot be made ({error}); nothing is left of it") from error
     finally:
-        shutil.rmtree(making, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)

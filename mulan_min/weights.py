@@ -263,7 +263,7 @@ def init_audio(model, path):
         else:
             told = {}
             report.append(f"note      {beside} is of another model and has no say here")
-        heard = {"dialect": "ast", "n_mels": 128, "window": 0.025, "hop": 0.01, "mel_mean": -4.2677393, "mel_std": 4.5689974}
+        heard = {"dialect": "kaldi", "n_mels": 128, "window": 0.025, "hop": 0.01, "mel_mean": -4.2677393, "mel_std": 4.5689974}
         if kind == "ast" and (odd := {name: value for name, value in heard.items() if getattr(front, name) != value}):
             flags = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in odd.items())
             report.append(f"note      published ASTs heard {flags}; this run differs")

@@ -451,9 +451,9 @@ def test_an_ast_in_both_layouts_gives_the_same_outputs(tmp_path):
         with torch.no_grad():
             close(model.audio.net(x), their_cls(theirs, x))
         assert "loaded    30 tensors" in report and "classifier" in report and "resized" not in report
-        assert ("how many heads" in report) == (path.suffix == ".pth") and "published ASTs heard --dialect ast" in report
+        assert ("how many heads" in report) == (path.suffix == ".pth") and "published ASTs heard --dialect kaldi" in report
     assert "published ASTs heard" not in "\n".join(
-        init_audio(ast_pair(dialect="ast", mel_mean=-4.2677393, mel_std=4.5689974)[1], tmp_path / "original.pth"))
+        init_audio(ast_pair(dialect="kaldi", mel_mean=-4.2677393, mel_std=4.5689974)[1], tmp_path / "original.pth"))
 
 
 def test_without_the_distillation_token_its_rows_go(tmp_path):
