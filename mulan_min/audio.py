@@ -122,7 +122,7 @@ def _decode(path, file: soundfile.SoundFile, first: int, last: int) -> np.ndarra
 
 @lru_cache(maxsize=8)
 def _low_pass(up: int, down: int) -> np.ndarray:
-    """The filter that resample_poly would compute anew in each call: 20 periods of the lower rate, Kaiser window with beta 5."""
+    """The filter that resample_poly would compute again in each call: 20 periods of the lower rate, Kaiser window with beta 5."""
     widest = max(up, down)
     return signal.firwin(20 * widest + 1, 1 / widest, window=("kaiser", 5.0)).astype(np.float32)
 
@@ -133,9 +133,8 @@ def read_window(path, start=0.0, seconds=None, sample_rate=16000) -> np.ndarray:
 
     Reads WAV, FLAC, Ogg Vorbis, Opus, MP3 and all else that libsndfile reads, of any rate and number of channels; channels are
     averaged. Only the window is decoded, with a margin, so that the result equals this window of the whole file resampled.
-    Raises AudioError as open_audio does, and for a truncated file, NaN or infinite samples, or a `start` outside of the file.
-    An MP3 of variable bit rate without a Xing header does not know its length: libsndfile's estimate may be too long, and the
-    file then seems truncated.
+    Raises AudioError as open_audio does, and for a truncated file, NaN or infinite samples, or a `start` outside of the file. An
+    MP3 of variable bit rate without a Xing header may seem truncated, because libsndfile estimates its length.
     """
     with open_audio(path) as file:
         rate, length = file.samplerate, file.frames
@@ -168,9 +167,8 @@ def pad_to(waveform: np.ndarray, samples: int) -> np.ndarray:
 def cut_windows(waveform: np.ndarray, window_samples: int) -> np.ndarray:
     """Cuts (samples,) into consecutive windows (n, window_samples) for evaluation, n >= 1 (our choice).
 
-    The rest at the end becomes a last window that overlaps the one before and ends with the audio. So all audio is used, and
-    only a waveform shorter than one window is padded with zeros. A rest below 1 % of a window, which may come from resampling,
-    is dropped.
+    The rest at the end becomes a last window that overlaps the one before and ends with the audio. A rest below 1 % of a window,
+    which may come from resampling, is dropped. Only a waveform shorter than one window is padded with zeros.
     """
     waveform = pad_to(waveform, window_samples)
     count = max(1, -(-(len(waveform) - window_samples // 100) // window_samples))

@@ -15,8 +15,8 @@ TOWERS = ("ast", "resnet50")
 WAVE_EXTRACTORS = ("sample-cnn", "sample-cnn-se", "sample-cnn-res", "sample-cnn-res-se", "sincnet")
 EXTRACTORS = ("harmonic-cnn", *WAVE_EXTRACTORS)      # of the companion paper, for --objective joint-tags
 DIALECTS = ("slaney", "kaldi")
-UNBOUNDED = 1e15               # larger numbers are typing errors or damaged files
-MAX_ELEMENTS = 2**24           # samples in a window, and numbers in a filterbank; more would fill the memory
+UNBOUNDED = 1e15              # the bound of settings without one of their own; larger numbers come from damaged files
+MAX_ELEMENTS = 2**24          # samples in a window, and numbers in a filterbank; more would fill the memory
 
 
 def setting(paper, laptop=None, smoke=None, help="", low=0, high=UNBOUNDED, choices=None):
@@ -24,7 +24,8 @@ def setting(paper, laptop=None, smoke=None, help="", low=0, high=UNBOUNDED, choi
     low..high; texts are one of `choices`, if given."""
     laptop = paper if laptop is None else laptop
     smoke = laptop if smoke is None else smoke
-    return field(default=None, metadata=dict(paper=paper, laptop=laptop, smoke=smoke, help=help, low=low, high=high, choices=choices))
+    return field(default=None, metadata={"paper": paper, "laptop": laptop, "smoke": smoke, "help": help, "low": low, "high": high,
+                                         "choices": choices})
 
 
 @dataclass

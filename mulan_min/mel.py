@@ -52,15 +52,15 @@ def filterbank(n_mels: int, n_fft: int, sample_rate: int, dialect: str) -> np.nd
 class LogMel(nn.Module):
     """Waveform (B, samples) -> natural log of the mel power spectrogram (B, n_mels, frames), always computed in float32.
 
-    Both dialects: `window` and `hop` in seconds, 25 and 10 ms (paper); symmetric Hann window; FFT of the next power of two
-        (512 for 25 ms); power spectrum.
+    Both dialects: `window` and `hop` in s (paper), symmetric Hann window, FFT of the next power of two (512 for 25 ms), power.
     "slaney" (our choice): zeros are added at both ends, so that frame i is centred on the i-th hop and there are exactly
-        samples // hop frames (10 s at 16 kHz: 1000), if the hop is not longer than the window. Floor 1e-5: 90 dB below a full sine.
-    "kaldi" (AST): the waveform's mean is subtracted; in each frame the mean is subtracted and pre-emphasis 0.97 applied. No
-        zeros are added (10 s: 998 frames). Floor 1.19e-7.
+        samples // hop frames (10 s at 16 kHz: 1000), if the hop is not longer than the window. Floor 1e-5: 90 dB below the
+        level of a sine of amplitude 1.
+    "kaldi" (AST): first the mean of the waveform is subtracted, then the mean of each frame; pre-emphasis 0.97. No zeros are
+        added (10 s: 998 frames). Floor 1.19e-7.
 
-    `mean` and `std` are buffers for `normalise`, so they are saved with the weights. The defaults change nothing; measure them
-    on your data. Raises UserError for an unknown dialect, and for a waveform too short for one frame.
+    `mean` and `std` are the buffers of `normalise`, saved with the weights; measure them on your data, the defaults change
+    nothing. Raises UserError for an unknown dialect, and for a waveform too short for one frame.
     """
 
     def __init__(self, n_mels: int = 64, dialect: str = "slaney", sample_rate: int = 16000, window: float = 0.025,
