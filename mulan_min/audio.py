@@ -1,5 +1,4 @@
-"""Audio files to mono float32: read a window by seeking, down-mix, resample, crop or pad; cut windows."""
-
+"""Audio files -> mono float32 waveforms: seek, decode, mix channels, resample; pad and cut into windows."""
 import io
 import math
 import os
@@ -13,22 +12,20 @@ from scipy import signal
 
 from mulan_min.errors import UserError
 
-SHORTEST = 0.1  # seconds; less than this is not a recording (our choice)
-# Hz; nobody sells music beyond. Of a made-up rate the filter that resamples it, or what it makes of the file, could fill the
-# memory (our choice)
-LOWEST, HIGHEST = 4000, 400_000
-DENSEST = 1024  # samples of all channels in a byte; FLAC's silence has 600, a header that lies any number (our choice)
-# Frames decoded before the window and thrown away, because after a seek MP3 lacks the bits that earlier
-# frames saved for it, and Opus its predictions, which settle to about 60 dB below the sound.
-SETTLE = 8192
+SHORTEST = 0.1  # s; shorter files are not recordings (our choice)
+LOWEST_RATE, HIGHEST_RATE = 4000, 400_000  # Hz; to resample from a damaged header's rate could fill the memory (our choice)
+MAX_SAMPLES_PER_BYTE = 1024  # of all channels; FLAC reaches 600 with silence, a damaged header claims any number (our choice)
+# Frames decoded before the window and thrown away. After a seek MP3 lacks bits that it stored in earlier frames, and Opus lacks its
+# predictions; Opus is then exact to about 60 dB below the signal.
+PRE_ROLL = 8192
 
 
 class AudioError(UserError):
-    """A sound file that cannot be used; the one-line message names the file."""
+    """An audio file that cannot be used; the one-line message names the file."""
 
 
 class SoundBytes(io.BytesIO):
-    """A sound file in memory, to give where a path is asked for; `name` is for messages."""
+    """An audio file in memory. It is used in place of a path; `name` appears in messages."""
 
     def __init__(self, content, name):
         super().__init__(content)
@@ -37,7 +34,7 @@ class SoundBytes(io.BytesIO):
     def __str__(self):
         return self.name
 
-    def seek(self, offset, whence=0):  # in a damaged file libsndfile may ask for a place before the first byte
+    def seek(self, offset, whence=0):  # for a damaged file libsndfile may seek before the first byte
         return super().seek(min(max(offset, -(2**62) if whence else 0), 2**62), whence)
 
 
@@ -45,145 +42,133 @@ def _last_bytes(path, count) -> bytes:
     """At most `count` bytes from the end of a file."""
     if isinstance(path, SoundBytes):
         return path.content[-count:]
-    with open(path, "rb") as plain:
-        plain.seek(max(0, os.path.getsize(path) - count))
-        return plain.read()
+    with open(path, "rb") as file:
+        file.seek(max(0, os.path.getsize(path) - count))
+        return file.read()
 
 
 def open_audio(path) -> soundfile.SoundFile:
-    """Open a file, or SoundBytes, to read. Raises AudioError: missing, no file, unreadable, empty, not audio, shorter than
-    0.1 s, or a header that cannot be true."""
+    """Opens a path, or SoundBytes, for reading. Raises AudioError for a file that is missing, not a regular file, unreadable,
+    empty, not audio, or shorter than 0.1 s, and for a header that cannot be true."""
     try:
         if isinstance(path, SoundBytes):
-            name, size = path, len(path.content)
+            source, size = path, len(path.content)
             path.seek(0)
         else:
             status = os.stat(path)
-            if not stat.S_ISREG(status.st_mode):  # to open a pipe is to wait for who writes it
+            if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for its writer
                 raise AudioError(f"{path}: not a file, but a directory, a pipe or a device")
-            # as bytes, for names that are not UTF-8; Windows has none of those
-            name, size = os.fsencode(path) if os.name == "posix" else os.fspath(path), status.st_size
-        file = soundfile.SoundFile(name)
-    except (OSError, ValueError) as error:  # missing; a name that holds a zero
+            # as bytes, because names on POSIX need not be UTF-8
+            source, size = os.fsencode(path) if os.name == "posix" else os.fspath(path), status.st_size
+        file = soundfile.SoundFile(source)
+    except (OSError, ValueError) as error:  # missing; ValueError: the name contains a zero byte
         raise AudioError(f"{path}: {getattr(error, 'strerror', error)}") from None
-    except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: a name ending in .raw wants a format
-        why = getattr(error, "error_string", error)  # without the name, which is said already
+    except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: for a name ending in .raw soundfile needs a format
         try:
-            reason = "the file is empty" if not _last_bytes(path, 1) else f"not audio that libsndfile can read ({why})"
-        except OSError as os_error:
-            reason = os_error.strerror  # no permission
-        raise AudioError(f"{path}: {reason}") from None
-    fault = f"less than {SHORTEST} s" if file.frames < SHORTEST * file.samplerate else None
-    if not LOWEST <= file.samplerate <= HIGHEST:
-        fault = "no rate of sound"
-    elif file.frames * file.channels > DENSEST * size:
-        fault = f"more than {size} bytes can hold"
-    if fault:
+            empty = not _last_bytes(path, 1)
+        except OSError as os_error:  # no permission
+            raise AudioError(f"{path}: {os_error.strerror}") from None
+        reason = getattr(error, "error_string", error)  # without the path, which the message has already
+        raise AudioError(f"{path}: {'the file is empty' if empty else f'not audio that libsndfile can read ({reason})'}") from None
+    problem = f"less than {SHORTEST} s" if file.frames < SHORTEST * file.samplerate else None
+    if not LOWEST_RATE <= file.samplerate <= HIGHEST_RATE:
+        problem = f"no rate of sound, which is {LOWEST_RATE} to {HIGHEST_RATE} Hz"
+    elif file.frames * file.channels > MAX_SAMPLES_PER_BYTE * size:
+        problem = f"more than {size} bytes can hold"
+    if problem:
         file.close()
-        raise AudioError(f"{path}: {file.frames} samples at {file.samplerate} Hz, {fault}")
+        raise AudioError(f"{path}: {file.frames} samples at {file.samplerate} Hz, {problem}")
     return file
 
 
 def duration(path) -> float:
-    """Length in seconds as the header tells it, nothing decoded. Raises AudioError as read_window does."""
+    """Length in seconds according to the header; nothing is decoded. Raises AudioError as open_audio does."""
     with open_audio(path) as file:
         return file.frames / file.samplerate
 
 
-def _is_cut_short(path, file: soundfile.SoundFile) -> bool:
-    """True if the file was longer once: of a WAV or Ogg libsndfile trusts what is left; its header tells."""
+def _is_truncated(path, file: soundfile.SoundFile) -> bool:
+    """True if a WAV or Ogg file has lost its end. Of such files libsndfile reports only the length that is left."""
     if file.format == "OGG":
         page = _last_bytes(path, 65536)  # an Ogg page is at most 65307 bytes
         flags = page.rfind(b"OggS") + 5
-        return not (flags < len(page) and page[flags] & 4)  # 4: this page ends the stream
+        return not (flags < len(page) and page[flags] & 4)  # flag 4: the last page of the stream
     sizes = re.search(r"data : (\d+) \(should be (\d+)\)", file.extra_info)  # libsndfile's log of the header
-    # a size near 2^31 or above was written to a pipe, before the length was known
+    # a size near 2^31 or above comes from a pipe: the writer did not know the length
     return bool(sizes) and int(sizes[2]) < int(sizes[1]) < 0x7FFFF000
 
 
-def _read(path, file: soundfile.SoundFile, first: int, last: int) -> np.ndarray:
-    """Frames first..last of the file, which the header says exist, as mono float32 (last - first,)."""
-    # libvorbis seeks a few hundred samples wrong inside the last page of an Ogg file, so start before that
-    # page
-    settle = max(0, min(first - SETTLE, file.frames - 2 * file.samplerate))
+def _decode(path, file: soundfile.SoundFile, first: int, last: int) -> np.ndarray:
+    """Frames first..last of the file as mono float32 (at most last - first,). The header must say that they exist."""
+    # libvorbis seeks a few hundred samples wrong inside the last page of an Ogg file: start before that page
+    begin = max(0, min(first - PRE_ROLL, file.frames - 2 * file.samplerate))
     try:
-        file.seek(settle)
-        sound = file.read(last - settle, dtype="float32", always_2d=True)  # (frames, channels)
-    except (soundfile.LibsndfileError, MemoryError) as error:  # the latter for a length that the header made up
+        file.seek(begin)
+        frames = file.read(last - begin, dtype="float32", always_2d=True)  # (frames, channels)
+    except (soundfile.LibsndfileError, MemoryError) as error:  # MemoryError: the header's length is wrong
         raise AudioError(f"{path}: cannot be decoded here, perhaps truncated ({error})") from None
-    lacking = last - settle - len(sound)
-    tolerance = SHORTEST * file.samplerate if file.format == "MP3" else 0  # an MP3's length may be a guess
-    if lacking > tolerance:
-        end, promised = (last - lacking) / file.samplerate, file.frames / file.samplerate
-        raise AudioError(f"{path}: truncated, the sound ends at {end:.2f} s of {promised:.2f} s")
-    # 20 times faster than mean(axis=1), and unlike a matrix product it wakes no threads, which readers have none of to spare
-    with np.errstate(all="ignore"):  # what is not finite is refused below
-        sound = sound[:, 0] if file.channels == 1 else sum(sound[:, c] for c in range(file.channels)) * np.float32(1 / file.channels)
-    sound = pad_to(sound[first - settle :], last - first)
-    if not np.isfinite(sound).all():
+    end = begin + len(frames)
+    tolerance = SHORTEST * file.samplerate if file.format == "MP3" else 0  # the length of an MP3 may be an estimate
+    if last - end > tolerance or end <= first < last:
+        raise AudioError(f"{path}: truncated, the audio ends at frame {end} of {file.frames}, {end / file.samplerate:.2f} s")
+    channels = frames[first - begin :].T  # (channels, frames)
+    # Adding the channels is 20 times faster than mean(axis=1), and unlike a matrix product it starts no threads.
+    with np.errstate(all="ignore"):  # values that are not finite are refused below
+        mono = channels[0] if file.channels == 1 else sum(channels) * np.float32(1 / file.channels)
+    if not np.isfinite(mono).all():
         raise AudioError(f"{path}: NaN or infinite samples")
-    return sound
+    return mono
 
 
 @lru_cache(maxsize=8)
 def _low_pass(up: int, down: int) -> np.ndarray:
-    """The filter resample_poly would design anew at each call: 20 periods of the lower rate, Kaiser 5."""
+    """The filter that resample_poly would compute again in each call: 20 periods of the lower rate, Kaiser window with beta 5."""
     widest = max(up, down)
     return signal.firwin(20 * widest + 1, 1 / widest, window=("kaiser", 5.0)).astype(np.float32)
 
 
-def read_window(path, start=0.0, seconds=None, sample_rate=16000, pad=True) -> np.ndarray:
-    """Read `seconds` from `start` (None: to the end) as mono float32 (round(seconds * sample_rate),).
+def read_window(path, start=0.0, seconds=None, sample_rate=16000) -> np.ndarray:
+    """Reads `seconds` of audio from `start` (None: to the end): mono float32 (round(seconds * sample_rate),), or fewer samples
+    where the file ends earlier; pad_to adds zeros.
 
-    Any rate and channel count of WAV, FLAC, Ogg Vorbis, Opus, MP3 and whatever else libsndfile reads. Only
-    the window is decoded, with the margin that makes it equal to that window of the whole file resampled.
-    Channels are averaged. A file that ends inside the window is completed with zeros, or refused when pad is
-    False. Raises AudioError naming the file: missing, unreadable, empty, not audio, shorter than 0.1 s,
-    truncated, NaN or infinite samples, or `start` outside of the file. An MP3 of variable rate without a Xing
-    header does not know its length: its end is then an estimate, and a guess too long looks like a truncated
-    file.
+    Reads WAV, FLAC, Ogg Vorbis, Opus, MP3 and all else that libsndfile reads, of any rate and number of channels; channels are
+    averaged. Only the window is decoded, with a margin, so that the result equals this window of the whole file resampled.
+    Raises AudioError as open_audio does, and for a truncated file, NaN or infinite samples, or a `start` outside of the file. An
+    MP3 of variable bit rate without a Xing header may seem truncated, because libsndfile estimates its length.
     """
     with open_audio(path) as file:
         rate, length = file.samplerate, file.frames
-        ends = f"{length / rate:.2f} s"
         divisor = math.gcd(rate, sample_rate)
         up, down = sample_rate // divisor, rate // divisor
         total = -(-length * up // down)  # samples of the whole file after resampling, rounded up
         first = round(start * sample_rate)
         last = total if seconds is None else first + round(seconds * sample_rate)
-        if last >= total and _is_cut_short(path, file):
-            raise AudioError(f"{path}: truncated, only {ends} are left")
+        if last >= total and _is_truncated(path, file):
+            raise AudioError(f"{path}: truncated, only {length / rate:.2f} s are left")
         if not 0 <= first < total:
-            raise AudioError(f"{path}: a window at {start:g} s is outside of the file's {ends}")
-        missing = max(0, last - total)
-        if missing and not pad:
-            raise AudioError(f"{path}: ends at {ends}, before the window's end at {last / sample_rate:g} s")
+            raise AudioError(f"{path}: a window at {start:g} s is outside of the file's {length / rate:.2f} s")
         last = min(last, total)
         if rate == sample_rate:
-            sound = _read(path, file, first, last)
-        else:
-            # Input frames within half a filter of the window. The block starts at a multiple of `down`, where
-            # input and output samples fall together, so the filter has the phase it has in the whole file.
-            margin = 10 * max(up, down) // up + 1
-            block = max(0, (first * down // up - margin) // down)
-            end = min(length, last * down // up + margin + 1)
-            sound = _read(path, file, block * down, end)
-            sound = signal.resample_poly(sound, up, down, window=_low_pass(up, down))
-            sound = sound[first - block * up : last - block * up]
-    return pad_to(sound, len(sound) + missing)
+            return _decode(path, file, first, last)
+        # Input frames within half a filter of the window. The block starts at a multiple of `down`, where an output sample lies
+        # exactly on an input frame, so the filter has the same phase as in the whole file.
+        margin = 10 * max(up, down) // up + 1
+        block = max(0, (first * down // up - margin) // down)
+        end = min(length, last * down // up + margin + 1)
+        resampled = signal.resample_poly(_decode(path, file, block * down, end), up, down, window=_low_pass(up, down))
+        return resampled[first - block * up : last - block * up]
 
 
-def pad_to(sound: np.ndarray, samples: int) -> np.ndarray:
-    """(n,) -> (max(n, samples),): zeros at the end where it is too short, else the same array, not copied."""
-    return sound if len(sound) >= samples else np.pad(sound, (0, samples - len(sound)))
+def pad_to(waveform: np.ndarray, samples: int) -> np.ndarray:
+    """(n,) -> (max(n, samples),): adds zeros at the end if it is too short, else returns the same array, not a copy."""
+    return waveform if len(waveform) >= samples else np.pad(waveform, (0, samples - len(waveform)))
 
 
 def cut_windows(waveform: np.ndarray, window_samples: int) -> np.ndarray:
-    """Cut (samples,) into (n, window_samples) for evaluation, n >= 1, one after the other (our choice).
+    """Cuts (samples,) into consecutive windows (n, window_samples) for evaluation, n >= 1 (our choice).
 
-    All of the sound is heard: what is left at the end becomes a last window moved back to end with the audio, so
-    no window holds added silence unless the whole waveform is shorter than one window. Less than a hundredth of
-    a window, as resampling may leave, is dropped.
+    The rest at the end becomes a last window that overlaps the one before and ends with the audio. A rest below 1 % of a window,
+    which may come from resampling, is dropped. Only a waveform shorter than one window is padded with zeros.
     """
     waveform = pad_to(waveform, window_samples)
     count = max(1, -(-(len(waveform) - window_samples // 100) // window_samples))

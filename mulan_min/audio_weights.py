@@ -16,7 +16,7 @@ RULES = {"ast": {"model_type": "audio-spectrogram-transformer", "hidden_act": "g
          "resnet50": {"model_type": "resnet", "hidden_act": "relu", "layer_type": "bottleneck", "depths": [3, 4, 6, 3],
                       "downsample_in_first_stage": False, "downsample_in_bottleneck": False}}
 # The spectrograms that the published ASTs were trained on
-AST_FRONT = {"dialect": "ast", "n_mels": 128, "window": 0.025, "hop": 0.01, "mel_mean": -4.2677393, "mel_std": 4.5689974}
+AST_FRONT = {"dialect": "kaldi", "n_mels": 128, "window": 0.025, "hop": 0.01, "mel_mean": -4.2677393, "mel_std": 4.5689974}
 
 
 def init_audio(model, path):

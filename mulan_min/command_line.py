@@ -1,4 +1,4 @@
-"""The scripts' command lines: one flag for every setting, and one line for every fault of the user's."""
+"""The scripts' command lines: one flag for every setting, and one line for every error of the user's."""
 import argparse
 import os
 import signal
@@ -9,41 +9,38 @@ from dataclasses import fields
 
 from tqdm import tqdm
 
-from mulan_min.config import EXTRACTORS, PRESETS, TOWERS, sections
+from mulan_min.config import PRESETS, Config
 from mulan_min.errors import UserError
 
 
 def parser(description):
-    """An argparse parser with one flag per field; defaults are left out so that only what the user typed is returned."""
+    """An argparse parser with one flag per setting. The result holds only what the user typed: settings have no defaults here."""
     p = argparse.ArgumentParser(description=description, argument_default=argparse.SUPPRESS, allow_abbrev=False)
     p.add_argument("--preset", choices=PRESETS, help="default: laptop")
-    for _, cls in sections():
-        group = p.add_argument_group(cls.__name__)
-        for f in fields(cls):
-            flag, value = "--" + f.name.replace("_", "-"), f.metadata["laptop"]
+    for section in fields(Config):
+        group = p.add_argument_group(section.type.__name__)
+        for f in fields(section.type):
+            choices = f.metadata["choices"]      # `config.check` refuses other values, in one line without argparse's usage text
             if f.type is bool:
-                how = {"action": argparse.BooleanOptionalAction}
+                options = {"action": argparse.BooleanOptionalAction}
             elif f.type is list:
-                how = {"action": "append", "metavar": "DIR"}
+                options = {"action": "append", "metavar": "DIR"}
             else:
-                how = {"type": f.type, "choices": TOWERS + EXTRACTORS if f.name == "audio" else None}
-            group.add_argument(flag, help=f"{f.metadata['help']} [{value}]", **how)
+                options = {"type": f.type, "metavar": "|".join(choices) if choices else None}
+            group.add_argument(f"--{f.name.replace('_', '-')}", help=f"{f.metadata['help']} [{f.metadata['laptop']}]", **options)
     return p
 
 
 def run_script(main):
-    """Runs main(argv); a UserError becomes one line on stderr and exit code 2."""
+    """Runs main(argv). A UserError, or a refusal of the operating system, becomes one line on stderr and exit code 2."""
     try:
         main(sys.argv[1:])
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
     except BrokenPipeError:          # `python eval.py | head`
         sys.exit(0)
-    except OSError as error:         # names the file: no permission, a name too long, a full disk
+    except (UserError, OSError) as error:      # OSError names the file: no permission, a name too long, a full disk
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:        # outside of the training loop, which saves
+    except KeyboardInterrupt:        # outside of the training loop; inside, train.py saves a checkpoint
         print("stopped", file=sys.stderr)
         sys.exit(130)
 

@@ -1,4 +1,4 @@
-"""Files and folders that are complete or not there at all, and the one place where JSON is written."""
+"""Writes files and folders so that they are either complete or do not exist; text, JSON and JSON lines."""
 import json
 import os
 import shutil
@@ -9,9 +9,9 @@ from mulan_min.errors import UserError
 
 
 def write_atomically(path, write):
-    """Calls write(temporary path), then renames the result to `path`: a reader sees the old file or the new one.
+    """Calls write(temporary path), then renames that file to `path`: a reader sees either the old file or the new one.
 
-    Raises UserError when the disk refuses; the old file is then untouched.
+    Raises UserError if the file cannot be written; the old file is then unchanged.
     """
     path = Path(path)
     temporary = path.with_name(path.name + ".part")
@@ -29,8 +29,8 @@ def write_atomically(path, write):
 
 
 def write_text(path, text):
-    """Writes a text file atomically, in UTF-8. A file name that is not UTF-8 holds lone surrogates; Python's escape for
-    them is also JSON's escape. Raises UserError as `write_atomically` does."""
+    """Writes a text file atomically, in UTF-8. Lone surrogates, which Python uses in file names that are not UTF-8, are escaped;
+    JSON has the same escapes. Raises UserError as `write_atomically` does."""
     write_atomically(path, lambda new: new.write_text(text, encoding="utf-8", errors="backslashreplace"))
 
 
@@ -40,7 +40,7 @@ def write_json(path, value):
 
 
 def write_jsonl(path, rows):
-    """Writes one JSON object a line, atomically. Raises UserError as `write_atomically` does."""
+    """Writes one JSON value per line, atomically. Raises UserError as `write_atomically` does."""
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 

@@ -1,5 +1,4 @@
-"""The log-mel front end, written out: frame, window, rFFT, triangular filterbank, log; in two dialects."""
-
+"""Log-mel spectrograms: frames, window, FFT, mel filterbank, logarithm. Two dialects: "slaney" is ours, "kaldi" is AST's."""
 import math
 
 import numpy as np
@@ -7,13 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mulan_min.config import DIALECTS
 from mulan_min.errors import UserError
 
-AST_MEAN, AST_STD = -4.2677393, 4.5689974  # AudioSet statistics of the "ast" dialect (AST)
+F_MIN = 20.0  # Hz, lower edge of the first filter (AST); the last filter ends at half the sample rate
 
 
 def hertz_to_mel(hertz: np.ndarray, scale: str) -> np.ndarray:
-    """Hertz to mels: "htk" (also Kaldi) 1127 ln(1 + f/700); "slaney" 15 to 1 kHz, then 27 a factor of 6.4."""
+    """Hz -> mels. scale "htk" (Kaldi too): 1127 ln(1 + f/700); "slaney": linear, 15 mels at 1 kHz, then 27 mels per factor 6.4."""
     hertz = np.asarray(hertz, dtype=np.float64)
     if scale == "htk":
         return 1127.0 * np.log1p(hertz / 700.0)
@@ -22,87 +22,70 @@ def hertz_to_mel(hertz: np.ndarray, scale: str) -> np.ndarray:
 
 
 def mel_to_hertz(mels: np.ndarray, scale: str) -> np.ndarray:
-    """The inverse of hertz_to_mel."""
+    """mels -> Hz, the inverse of hertz_to_mel."""
     mels = np.asarray(mels, dtype=np.float64)
     if scale == "htk":
         return 700.0 * np.expm1(mels / 1127.0)
     return np.where(mels < 15, mels / 0.015, 1000 * np.exp((mels - 15) * math.log(6.4) / 27))
 
 
-def filterbank(n_mels: int, n_fft: int, sample_rate: int, f_min: float, f_max: float, dialect: str):
-    """Triangles that rise to 1 at their centre, not normalised by area: float64 (n_fft // 2 + 1, n_mels).
+def filterbank(n_mels: int, n_fft: int, sample_rate: int, dialect: str) -> np.ndarray:
+    """Triangular mel filters from 20 Hz to half the sample rate: float64 (n_fft // 2 + 1, n_mels).
 
-    Edges are equally spaced in mels. "ours" (our choice): Slaney scale, sides straight over hertz, which is
-    librosa with norm=None. "ast" (AST, Kaldi): HTK scale, sides straight over mels; at 128 mels and FFT 512
-    some low filters fall between two FFT bins and stay empty, and AST's weights were trained with that.
+    The corners of the triangles are equally spaced in mels. Each triangle has height 1; its area is not normalised.
+    "slaney" (our choice): Slaney's scale, sides straight over Hz. This is librosa's filterbank with norm=None.
+    "kaldi" (AST): HTK's scale, sides straight over mels. With 128 mels and an FFT of 512, some low filters lie between two FFT
+    bins and are empty. AST's weights were trained with these empty filters.
     """
-    scale = "htk" if dialect == "ast" else "slaney"
-    low, high = hertz_to_mel([f_min, f_max], scale)
-    edges = np.linspace(low, high, n_mels + 2)
+    scale = "htk" if dialect == "kaldi" else "slaney"
+    corners = np.linspace(*hertz_to_mel([F_MIN, sample_rate / 2], scale), n_mels + 2)
     bins = np.arange(n_fft // 2 + 1) * sample_rate / n_fft
-    if dialect == "ast":
+    if dialect == "kaldi":
         bins = hertz_to_mel(bins, scale)
     else:
-        edges = mel_to_hertz(edges, scale)
-    rise = (bins[:, None] - edges[:-2]) / (edges[1:-1] - edges[:-2])
-    fall = (edges[2:] - bins[:, None]) / (edges[2:] - edges[1:-1])
+        corners = mel_to_hertz(corners, scale)
+    rise = (bins[:, None] - corners[:-2]) / (corners[1:-1] - corners[:-2])
+    fall = (corners[2:] - bins[:, None]) / (corners[2:] - corners[1:-1])
     return np.maximum(0.0, np.minimum(rise, fall))
 
 
 class LogMel(nn.Module):
-    """Waveform (B, samples) to log-mel power (B, n_mels, frames), natural log, always computed in float32.
+    """Waveform (B, samples) -> natural log of the mel power spectrogram (B, n_mels, frames), always computed in float32.
 
-    dialect "ours" (our choice): zeros are added at both ends so that frame i is centred on the i-th hop and
-        there are exactly samples // hop frames (10 s at 16 kHz: 1000), for a hop of at most the window; floor
-        1e-5, 90 dB below a full-scale sine.
-    dialect "ast" (AST, Kaldi): waveform mean removed, then in each frame mean removal and pre-emphasis 0.97;
-        no padding (10 s: 998 frames); floor 1.19e-7.
-    Both: window 25 ms and hop 10 ms unless given (paper), symmetric Hann, FFT of the next power of two (512 for
-        25 ms), power spectrum, f_min 20 Hz (AST), f_max the Nyquist frequency unless given.
+    Both dialects: `window` and `hop` in s (paper), symmetric Hann window, FFT of the next power of two (512 for 25 ms), power.
+    "slaney" (our choice): zeros are added at both ends, so that frame i is centred on the i-th hop and there are exactly
+        samples // hop frames (10 s at 16 kHz: 1000), if the hop is not longer than the window. Floor 1e-5: 90 dB below the
+        level of a sine of amplitude 1.
+    "kaldi" (AST): first the mean of the waveform is subtracted, then the mean of each frame; pre-emphasis 0.97. No zeros are
+        added (10 s: 998 frames). Floor 1.19e-7.
 
-    `mean` and `std` are buffers used by `normalise`, so they travel with the weights; for "ast" they default
-    to AST's, for "ours" to no change at all: measure them. Raises UserError for f_max above Nyquist, an
-    unknown dialect, or a waveform too short for one frame.
+    `mean` and `std` are the buffers of `normalise`, saved with the weights; measure them on your data, the defaults change
+    nothing. Raises UserError for an unknown dialect, and for a waveform too short for one frame.
     """
 
-    def __init__(
-        self,
-        n_mels: int = 64,
-        dialect: str = "ours",
-        sample_rate: int = 16000,
-        window: float = 0.025,
-        hop: float = 0.010,
-        f_min: float = 20.0,
-        f_max: float | None = None,
-        mean: float | None = None,
-        std: float | None = None,
-    ):
+    def __init__(self, n_mels: int = 64, dialect: str = "slaney", sample_rate: int = 16000, window: float = 0.025,
+                 hop: float = 0.010, mean: float = 0.0, std: float = 0.5):
         super().__init__()
-        f_max = sample_rate / 2 if f_max is None else f_max
-        if dialect not in ("ours", "ast"):
-            raise UserError(f'mel dialect "{dialect}" is unknown: use "ours" or "ast"')
-        if not 0 <= f_min < f_max <= sample_rate / 2:
-            limit = f"{sample_rate / 2:g} Hz, half the sample rate"
-            raise UserError(f"mel band {f_min:g}-{f_max:g} Hz: f_max must be above f_min, at most {limit}")
-        self.window, self.hop = round(window * sample_rate), round(hop * sample_rate)
+        if dialect not in DIALECTS:
+            raise UserError(f'mel dialect "{dialect}" is unknown: use {" or ".join(DIALECTS)}')
+        kaldi = dialect == "kaldi"
+        self.window, self.hop = round(window * sample_rate), round(hop * sample_rate)  # samples
         self.n_fft = 2 ** math.ceil(math.log2(self.window))
-        ast = dialect == "ast"
-        self.preemphasis = 0.97 if ast else 0.0
-        self.padding = 0 if ast else self.window - self.hop
-        self.floor = 1.192092955078125e-07 if ast else 1e-5
-        bank = filterbank(n_mels, self.n_fft, sample_rate, f_min, f_max, dialect)
-        self.register_buffer("bank", torch.from_numpy(bank).float(), persistent=False)
-        hann = torch.hann_window(self.window, periodic=False, dtype=torch.float64).float()
-        self.register_buffer("hann", hann, persistent=False)
-        usual_mean, usual_std = (AST_MEAN, AST_STD) if ast else (0.0, 0.5)
-        self.register_buffer("mean", torch.tensor(float(usual_mean if mean is None else mean)))
-        self.register_buffer("std", torch.tensor(float(usual_std if std is None else std)))
+        self.preemphasis = 0.97 if kaldi else 0.0
+        self.padding = 0 if kaldi else self.window - self.hop  # samples, of both ends together
+        self.floor = 1.192092955078125e-07 if kaldi else 1e-5
+        bank = torch.from_numpy(filterbank(n_mels, self.n_fft, sample_rate, dialect)).float()
+        self.register_buffer("bank", bank, persistent=False)
+        self.register_buffer("hann", torch.hann_window(self.window, periodic=False, dtype=torch.float64).float(), persistent=False)
+        self.register_buffer("mean", torch.tensor(float(mean)))
+        self.register_buffer("std", torch.tensor(float(std)))
 
     def forward(self, waveform: Tensor) -> Tensor:
         """(B, samples) in -1..1 -> (B, n_mels, frames), not normalised."""
-        if waveform.shape[-1] + self.padding < self.window:
-            raise UserError(f"{waveform.shape[-1]} samples are too short for one mel frame of {self.window}")
-        # On a CPU one clip at a time keeps the intermediates in the cache, 3 times faster than the batch.
+        shortest = self.window - self.padding
+        if waveform.shape[-1] < shortest:
+            raise UserError(f"{waveform.shape[-1]} samples are too short for one mel frame: at least {shortest} are needed")
+        # On a CPU, one clip at a time keeps the intermediate results in the cache: 3 times faster than the whole batch.
         clips = waveform.split(1) if waveform.device.type == "cpu" else [waveform]
         with torch.autocast(waveform.device.type, enabled=False):
             return torch.cat([self._log_mel(clip.float()) for clip in clips]).transpose(-1, -2)
@@ -110,14 +93,14 @@ class LogMel(nn.Module):
     def _log_mel(self, x: Tensor) -> Tensor:
         """(B, samples) float32 -> (B, frames, n_mels)."""
         if self.preemphasis:
-            # Taking each frame's mean away makes this step of AST needless, but it saves float32 digits.
+            # AST does this. Each frame's mean is subtracted below anyway, but this step keeps float32 precise.
             x = x - x.mean(dim=-1, keepdim=True)
         x = F.pad(x, (self.padding // 2, self.padding - self.padding // 2))
         frames = x.unfold(-1, self.window, self.hop)  # (B, frames, window), a view
         if self.preemphasis:
-            # In each frame Kaldi subtracts the mean m, then p times the sample before. Both are linear:
-            # (x[j] - m) - p (x[j-1] - m) = (x[j] - p x[j-1]) - (1 - p) m, so x[j] - p x[j-1] is made only
-            # once. Kaldi's own rule for j = 0 does not matter, as the symmetric Hann window is 0 there.
+            # Kaldi subtracts each frame's mean m, and then p times the previous sample. Both steps are linear:
+            # (x[j] - m) - p (x[j-1] - m) = (x[j] - p x[j-1]) - (1 - p) m. So x[j] - p x[j-1] is computed once for all frames.
+            # Kaldi has another rule for j = 0, which has no effect: the symmetric Hann window is 0 there.
             offset = (1 - self.preemphasis) * frames.mean(dim=-1, keepdim=True)
             x = x - self.preemphasis * F.pad(x[..., :-1], (1, 0))
             frames = x.unfold(-1, self.window, self.hop) - offset
@@ -126,5 +109,5 @@ class LogMel(nn.Module):
         return (power @ self.bank).clamp_min(self.floor).log()
 
     def normalise(self, log_mel: Tensor) -> Tensor:
-        """(x - mean) / (2 std), AST's scaling: mean 0, standard deviation 0.5. SpecAugment comes after."""
+        """(x - mean) / (2 std), AST's scaling: mean 0, standard deviation 0.5. Apply it before SpecAugment."""
         return (log_mel - self.mean) / (2 * self.std)

@@ -1,16 +1,15 @@
-"""Settings: every field in every preset, the command line, and the way to a checkpoint and back."""
+"""Settings: all fields in all presets, the command line, and conversion to a dictionary and back."""
 import re
-from dataclasses import fields
 
 import pytest
 
 from mulan_min.command_line import parser, run_script
-from mulan_min.config import PRESETS, TOWERS, config_from_dict, parse_ratio, preset, resolve, sections
+from mulan_min.config import PRESETS, TOWERS, all_settings, config_from_dict, parse_ratio, preset, resolve
 from mulan_min.errors import UserError
 
 
 def test_paper_preset_has_the_papers_numbers():
-    """Sizes as the paper gives them, section 4; AST's patches and masks as AST publishes them."""
+    """The sizes in section 4 of the paper, and AST's published patch size."""
     for audio, mels, batch in (("ast", 128, 5120), ("resnet50", 64, 6144)):
         c = preset("paper", audio)
         assert (c.front.n_mels, c.optim.batch_size, c.tower.audio) == (mels, batch, audio)
@@ -21,20 +20,19 @@ def test_paper_preset_has_the_papers_numbers():
         assert parse_ratio(c.data.ratio) == {"sf": 2, "lf": 2, "pl": 1, "aset": 1}
 
 
-def test_every_field_has_a_value_of_its_type_in_every_preset_and_says_where_it_comes_from():
+def test_every_setting_has_a_value_of_its_type_in_every_preset_and_names_its_source():
     for name in PRESETS:
         for audio in TOWERS:
             config = preset(name, audio)
-            for section, cls in sections():
-                for f in fields(cls):
-                    value = getattr(getattr(config, section), f.name)
-                    assert isinstance(value, f.type), (name, f.name, value)
-                    assert re.search("paper|companion|our choice|AST|BERT|DeiT|measured", f.metadata["help"]), f.name
-    names = [f.name for _, cls in sections() for f in fields(cls)]
-    assert len(names) == len(set(names))      # one flag each
+            for section, f in all_settings():
+                value = getattr(getattr(config, section), f.name)
+                assert isinstance(value, f.type), (name, f.name, value)
+                assert re.search("paper|companion|our choice|AST|BERT|DeiT|measured", f.metadata["help"]), f.name
+    names = [f.name for _, f in all_settings()]
+    assert len(names) == len(set(names))      # no two settings have the same flag
 
 
-def test_the_user_goes_before_the_preset():
+def test_typed_values_replace_those_of_the_preset():
     typed = vars(parser("").parse_args("--preset smoke --audio resnet50 --n-mels 32 --lr 0.5 --data a --data b "
                                        "--shuffle-pairs".split()))
     config = resolve(typed)
@@ -46,15 +44,18 @@ def test_the_user_goes_before_the_preset():
 @pytest.mark.parametrize("typed, field", [
     ({"batch_size": 1}, "--batch-size"), ({"steps": 0}, "--steps"), ({"workers": -1}, "--workers"),
     ({"temperature": 0.001}, "--temperature"), ({"temperature_floor": 0.0}, "--temperature-floor"),
-    ({"hop": 0.0}, "--hop"), ({"hop": 0.06}, "--hop 0.06 .*--window"), ({"precision": "bfloat16"}, "--precision"), ({"seed": -1}, "--seed"),
+    ({"hop": 0.0}, "--hop"), ({"hop": 0.06}, "--hop 0.06 .*--window"),
+    ({"precision": "bfloat16"}, "--precision"), ({"seed": -1}, "--seed"),
+    ({"dialect": "ours"}, "--dialect ours is not one of slaney, kaldi"),
+    ({"audio": "vgg"}, "--audio vgg is not one of ast, resnet50"),
     ({"ratio": "sf:2"}, "--ratio"), ({"ratio": "sf=0"}, "--ratio"), ({"ratio": "sf=-1,lf=2"}, "--ratio"),
 ])
-def test_values_that_cannot_be(typed, field):
+def test_invalid_values_are_refused(typed, field):
     with pytest.raises(UserError, match=field):
         resolve(typed)
 
 
-def test_to_a_dictionary_and_back():
+def test_conversion_to_a_dictionary_and_back():
     config = resolve({"audio": "resnet50", "data": ["x"], "lr": 0.25})
     assert config_from_dict(config.to_dict(), "f").to_dict() == config.to_dict()
     for change in (lambda d: d["optim"].update(magic=1), lambda d: d["optim"].pop("lr"), lambda d: d.update(new={"a": 1})):
@@ -62,6 +63,13 @@ def test_to_a_dictionary_and_back():
         change(saved)
         with pytest.raises(UserError, match="last.pt: config section"):
             config_from_dict(saved, "last.pt")
+
+
+def test_the_command_line_leaves_the_refusal_of_unknown_choices_to_the_config():
+    typed = vars(parser("").parse_args(["--dialect", "htk"]))
+    with pytest.raises(UserError, match="^--dialect htk is not one of slaney, kaldi$"):
+        resolve(typed)
+    assert "--dialect slaney|kaldi" in parser("").format_help()
 
 
 def test_a_user_error_is_one_line_and_exit_code_2(capsys):
@@ -73,14 +81,14 @@ def test_a_user_error_is_one_line_and_exit_code_2(capsys):
     assert stop.value.code == 2 and capsys.readouterr().err == "error: file x: field y; do z\n"
 
 
-def test_a_refusal_of_the_system_is_one_line_and_exit_code_2(tmp_path, capsys):
+def test_an_error_of_the_operating_system_is_one_line_and_exit_code_2(tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         run_script(lambda argv: open(tmp_path / ("n" * 300)))
     printed = capsys.readouterr().err
     assert stop.value.code == 2 and printed.startswith("error: ") and "nnn" in printed and printed.count("\n") == 1
 
 
-def test_ctrl_c_outside_of_training_is_one_line(capsys):
+def test_ctrl_c_outside_of_training_prints_one_line(capsys):
     def main(argv):
         raise KeyboardInterrupt
 
@@ -89,5 +97,5 @@ def test_ctrl_c_outside_of_training_is_one_line(capsys):
     assert stop.value.code == 130 and capsys.readouterr().err == "stopped\n"
 
 
-def test_a_source_of_share_0_is_left_out():
+def test_a_source_with_share_0_is_left_out():
     assert parse_ratio("sf=2, lf=2,pl=1,aset=0") == {"sf": 2, "lf": 2, "pl": 1}

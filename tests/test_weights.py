@@ -457,9 +457,9 @@ def test_an_ast_in_both_layouts_gives_the_same_outputs(tmp_path):
         with torch.no_grad():
             close(model.audio.net(x), their_cls(theirs, x))
         assert "loaded    30 tensors" in report and "classifier" in report and "resized" not in report
-        assert ("how many heads" in report) == (path.suffix == ".pth") and "it was trained with --dialect ast" in report
+        assert ("how many heads" in report) == (path.suffix == ".pth") and "it was trained with --dialect kaldi" in report
     assert "it was trained with" not in "\n".join(
-        init_audio(ast_pair(dialect="ast", mel_mean=-4.2677393, mel_std=4.5689974)[1], tmp_path / "original.pth"))
+        init_audio(ast_pair(dialect="kaldi", mel_mean=-4.2677393, mel_std=4.5689974)[1], tmp_path / "original.pth"))
 
 
 def test_without_the_distillation_token_its_rows_are_removed(tmp_path):

@@ -1,4 +1,4 @@
-"""What the benchmarks share: interleaved timing, and the rates that floors are computed from."""
+"""Shared by the benchmarks: interleaved timing, and the measured speeds that lower bounds are computed from."""
 import os
 import platform
 import statistics
@@ -14,6 +14,7 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def hardware():
+    """Name of the GPU, or of the CPU with its threads, and torch version, for the table."""
     if DEVICE.type == "cuda":
         return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
     name = platform.processor() or platform.machine()
@@ -23,43 +24,46 @@ def hardware():
 
 
 def seconds(call):
-    """Of one call, with the GPU's work done."""
+    """Seconds of one call, including its work on the GPU."""
     if DEVICE.type == "cuda":
         torch.cuda.synchronize()
-    began = time.perf_counter()
+    start = time.perf_counter()
     call()
     if DEVICE.type == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - began
+    return time.perf_counter() - start
 
 
 def rate(dtype, size=2048, device=DEVICE):
-    """Measured FLOP/s of a square matrix product, the best of 7."""
+    """Measured FLOP/s of a square matrix product, best of 7."""
     a = torch.ones(size, size, dtype=dtype, device=device)
     return 2 * size ** 3 / min(seconds(lambda: a @ a) for _ in range(7))
 
 
 def bandwidth(size=2 ** 26):
-    """Measured bytes/s of a copy, read and written, the best of 7."""
+    """Measured bytes/s of a copy, reads plus writes, best of 7."""
     a = torch.ones(size // 4, device=DEVICE)
     b = torch.empty_like(a)
     return 2 * size / min(seconds(lambda: b.copy_(a)) for _ in range(7))
 
 
 def compare(title, contenders, repeats=7, floor=None, unit=1e3):
-    """contenders {name: call}, ours first. One call each to warm up, then `repeats` rounds, each contender once a round, and a table:
-    median and range in ms, and how many times ours is faster. floor: (seconds, what it is). -> {name: median seconds}."""
+    """Times `contenders` {name: call}, ours first, and prints a table: median, range, and time relative to ours.
+
+    Each contender is called once to warm up, then once in each of `repeats` rounds. floor: (seconds of a lower bound, its name).
+    Returns {name: median seconds}."""
     for call in contenders.values():
         call()
-    found = {name: [] for name in contenders}
+    times = {name: [] for name in contenders}
     for _ in range(repeats):
         for name, call in contenders.items():
-            found[name].append(seconds(call))
-    medians = {name: statistics.median(times) for name, times in found.items()}
+            times[name].append(seconds(call))
+    medians = {name: statistics.median(values) for name, values in times.items()}
     ours = next(iter(medians.values()))
     print(f"\n{title}\n{hardware()}\n\n| | median, ms | range, ms | time / ours |\n|---|---|---|---|")
-    for name, times in found.items():
-        print(f"| {name} | {medians[name] * unit:.1f} | {min(times) * unit:.1f} - {max(times) * unit:.1f} | {medians[name] / ours:.2f} |")
+    for name, values in times.items():
+        low, high = min(values) * unit, max(values) * unit
+        print(f"| {name} | {medians[name] * unit:.1f} | {low:.1f} - {high:.1f} | {medians[name] / ours:.2f} |")
     if floor:
         print(f"| floor: {floor[1]} | {floor[0] * unit:.1f} | | {floor[0] / ours:.2f} |")
     return medians

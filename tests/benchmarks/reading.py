@@ -1,4 +1,4 @@
-"""Windows of 10 s out of 30 s files, 44.1 kHz stereo, to 16 kHz mono, two processes: ours against librosa.load."""
+"""Reading 10 s windows of 30 s files, 44.1 kHz stereo to 16 kHz mono, with two processes: ours against librosa.load."""
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -28,7 +28,7 @@ def main():
             tone = np.sin(np.arange(30 * 44100)[:, None] * np.array([[0.03, 0.05]])) * 0.3
             soundfile.write(path, noise + tone, 44100)
             calls = {name: lambda f=f: list(pool.map(f, [path] * 16, starts)) for name, f in (("ours", ours), ("librosa", theirs))}
-            compare(f"16 windows of 10 s out of 30 s of {kind.upper()}, two processes", calls, repeats=5)
+            compare(f"16 windows of 10 s from 30 s of {kind.upper()}, two processes", calls, repeats=5)
 
 
 if __name__ == "__main__":
