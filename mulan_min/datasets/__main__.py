@@ -31,7 +31,7 @@ def make_parser():
         command.add_argument("--audio-dir", type=Path, help="folder that holds the audio, if it is not in or below the source")
         command.add_argument("--check", action="store_true", help="decode every recording, leave out unreadable ones (slow)")
         command.add_argument("--overwrite", action="store_true", help="replace the files of an earlier import")
-        command.set_defaults(whole_videos=False)
+        command.set_defaults(whole_videos=False, labels_only=False, tags_as_aset=False)
         if name in ("mtat", "jamendo", "fma", "gtzan"):
             command.add_argument("--tags-as-aset", action="store_true", help="copy tags to the ASET text, to train on them")
     made["mtat"].add_argument("--tagged", action="store_true", help="leave out clips without one of the 50 most used tags")

@@ -1,9 +1,5 @@
-"""Turns the rows of `label_files` into a manifest folder: finds the audio, checks it, writes the files and counts.
-
-A folder without label files goes through `music_folder` instead. It uses the statistics below, too.
-"""
+"""Turns the rows of `label_files` into a manifest folder: finds the audio, checks it, writes the files, prints statistics."""
 import os
-from collections import Counter
 from pathlib import Path
 
 from tqdm import tqdm
@@ -25,8 +21,7 @@ REASONS = ("missing", "empty", "unreadable", "twice")      # why a recording is 
 
 
 def files_below(folder):
-    """Paths of all files relative to the folder, with "/" and in order. Links to folders are followed; hidden files are not
-    listed."""
+    """Relative paths of all files, with "/" and in order. Links to folders are followed; hidden files are left out."""
     files, visited = [], set()
     for parent, folders, names in os.walk(folder, followlinks=True):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -61,10 +56,8 @@ def find_audio(index, folder, names):
     name comes first, then the alphabetical order decides.
     """
     for name in filter(None, names):
-        if os.path.isabs(name):
-            if os.path.isfile(name):
-                return name, name
-            continue
+        if os.path.isabs(name) and os.path.isfile(name):
+            return name, name
         ending = without_suffix(os.path.normpath(name).replace(os.sep, "/"))
         matches = [path for path in index.get(ending.rpartition("/")[2], ()) if f"/{without_suffix(path)}".endswith(f"/{ending}")]
         if matches:
@@ -95,7 +88,7 @@ def resolve(rows, folder, index, args):
             reason, detail = "empty", path
         elif clip and name == names[-1] and args.whole_videos:
             row["start"], row["duration"] = clip
-        elif clip and name == names[-1] and not probed:      # the file is named after the video: it may be the video or the clip
+        elif clip and name == names[-1] and not probed:      # named after the video: it may be the video or the clip
             probed = True
             refuse_whole_video(path, clip[1])
         seen.add(row["id"])
@@ -143,15 +136,15 @@ def import_dataset(args):
     audio_files = [name for name in (files if folder == home else files_below(folder))
                    if Path(name).suffix.lower() in AUDIO_SUFFIXES]
     rows, labels, notes = getattr(label_files, args.dataset)(args, text_files, audio_files)
-    if getattr(args, "labels_only", False):
+    if args.labels_only:
         write_json(args.out / "labels.json", labels)
         return "\n".join([*notes, f"{args.out / 'labels.json'} written"])
     lines, left_out = resolve(rows, str(folder), index_by_name(audio_files), args)
     if not lines:
         first = f"; the first: {', '.join(next(filter(None, left_out.values()))[0])}" if any(left_out.values()) else ""
         raise UserError(f"{folder}: no recording to import ({counts(left_out)}{first}); is the audio elsewhere? See --audio-dir")
-    for line in lines if getattr(args, "tags_as_aset", False) else ():
-        line["text"] |= {"aset": line["tags"]} if line["tags"] else {}
+    for line in lines:
+        line["text"] |= {"aset": line["tags"]} if args.tags_as_aset and line["tags"] else {}
     # text-to-music retrieval: a caption of the test split must find its recording
     captions = [{"set": "caption", "title": line["text"]["lf"][0], "tracks": [line["id"]]} for line in lines
                 if args.dataset == "musiccaps" and line["split"] == "test" and "lf" in line["text"]]
@@ -184,22 +177,17 @@ def split_table(lines, **extra):
     for source in label_files.SOURCES:
         columns[f"with {source.upper()}"] = lambda part, source=source: sum(source in line["text"] for line in part)
     columns["with tags"] = lambda part: sum(bool(line.get("tags")) for line in part)
-    parts = {split: [line for line in lines if line["split"] == split] for split in SPLITS}
-    return format_table([[split, *(column(part) for column in columns.values())] for split, part in parts.items()],
-                        ["split", *columns])
+    parts = [[line for line in lines if line["split"] == split] for split in SPLITS]
+    rows = [[split, *(column(part) for column in columns.values())] for split, part in zip(SPLITS, parts)]
+    return format_table(rows, ["split", *columns])
 
 
 def text_table(lines):
     """The paper's Table 2, over all splits. For each source: recordings with text of it, annotations, annotations per
     recording, and words per annotation (the paper counts tokens, but these depend on the vocabulary)."""
-    recordings, annotations, words = Counter(), Counter(), Counter()
-    for line in lines:
-        for source, texts in line["text"].items():
-            recordings[source] += 1
-            annotations[source] += len(texts)
-            words[source] += sum(len(text.split()) for text in texts)
     rows = []
     for source in label_files.SOURCES:
-        n, a = recordings[source], annotations[source]
-        rows.append([source.upper(), n, a, *((f"{a / n:.2f}", f"{words[source] / a:.2f}") if n else "--")])
+        texts = [line["text"][source] for line in lines if source in line["text"]]
+        n, words = sum(map(len, texts)), sum(len(text.split()) for part in texts for text in part)
+        rows.append([source.upper(), len(texts), n, *((f"{n / len(texts):.2f}", f"{words / n:.2f}") if n else "--")])
     return format_table(rows, ["source", "recordings", "annotations", "per recording", "words each"])

@@ -42,8 +42,7 @@ def mtat(args, text_files, audio_files):
     """
     names = read_names(find_text(args, text_files, "clip_info_final.csv"), "clip_id", ("title", "artist", "album"))
     counts, rows, header = Counter(), [], None
-    annotations = find_text(args, text_files, "annotations_final.csv")
-    for where, row in read_records(annotations, ("clip_id", "mp3_path"), "\t"):
+    for where, row in read_records(find_text(args, text_files, "annotations_final.csv"), ("clip_id", "mp3_path"), "\t"):
         header = header or [column for column in row if column not in ("clip_id", "mp3_path")]
         path, tags = row["mp3_path"], [tag for tag in header if row[tag] == "1"]
         if not re.match(r"[0-9a-f]/.", path):
@@ -77,12 +76,12 @@ def ontology_sets(classes, labelled):
         name: [entry["name"] for key, entry in classes.items() if key in members & labelled] for name, members in sets.items()}
 
 
-def clip_times(start, end, where):
-    """Two cells -> (start, end) in seconds. Raises UserError unless both are times and `end` is after `start`."""
+def clip_row(ytid, start, end, where):
+    """Three cells -> id, audio and clip of a row. Raises UserError unless both times are valid and `end` is after `start`."""
     start, end = read_seconds(start, where, "start"), read_seconds(end, where, "end")
     if end <= start:
         raise UserError(f"{where}: end {end:g} is not after start {start:g}")
-    return start, end
+    return {"id": f"{ytid}_{start:g}", "audio": clip_names(ytid, start, end), "clip": (start, end - start)}
 
 
 def clip_names(ytid, start, end):
@@ -110,7 +109,6 @@ def audioset(args, text_files, audio_files):
                     continue
                 if len(cells) < 4:
                     raise UserError(f"{where}: {len(cells)} cells; there should be YTID, start, end, labels")
-                ytid, (start, end) = cells[0], clip_times(*cells[1:3], where)
                 ids = list(filter(None, (cell.strip(' "') for cell in ",".join(cells[3:]).split(","))))
                 unknown = [key for key in ids if key not in classes]
                 if unknown:
@@ -118,9 +116,8 @@ def audioset(args, text_files, audio_files):
                 if not args.all_sounds and music.isdisjoint(ids):
                     continue
                 tags = [classes[key]["name"] for key in ids]
-                split = "test" if evaluation else "valid" if held_out(ytid, 0.02) else "train"
-                yield {"id": f"{ytid}_{start:g}", "audio": clip_names(ytid, start, end), "clip": (start, end - start),
-                       "split": split, "text": text_by_source(aset=tags), "tags": tags}
+                split = "test" if evaluation else "valid" if held_out(cells[0], 0.02) else "train"
+                yield clip_row(*cells[:3], where) | {"split": split, "text": text_by_source(aset=tags), "tags": tags}
 
     return rows(), labels, [f"{name}: {len(members)} classes (our derivation)" for name, members in labels.items()]
 
@@ -133,12 +130,11 @@ def musiccaps(args, text_files, audio_files):
 
     def rows():
         for where, row in read_records(path, columns):
-            ytid, (start, end) = row["ytid"], clip_times(row["start_s"], row["end_s"], where)
             aspects = map(one_line, read_list(row["aspect_list"], where, "aspect_list"))
             evaluation = row["is_audioset_eval"].strip().lower() in ("true", "1")
-            yield {"id": f"{ytid}_{start:g}", "audio": clip_names(ytid, start, end), "clip": (start, end - start),
-                   "split": "test" if evaluation else "valid" if held_out(ytid, 0.1) else "train",
-                   "text": text_by_source(sf=aspects, lf=[one_line(row["caption"])])}
+            split = "test" if evaluation else "valid" if held_out(row["ytid"], 0.1) else "train"
+            yield clip_row(row["ytid"], row["start_s"], row["end_s"], where) | {
+                "split": split, "text": text_by_source(sf=aspects, lf=[one_line(row["caption"])])}
 
     return rows(), {}, []
 
@@ -242,8 +238,7 @@ def gtzan(args, text_files, audio_files):
 def csv(args, text_files, audio_files):
     """Any csv file with a header; the options name its columns. A cell holds one text, or several as a Python list or between
     `args.separator`. Without a column for the split, 10 % are valid and 10 % test (our choice)."""
-    path = args.source
-    with open(path, encoding="utf-8-sig", errors="replace") as file:
+    with open(args.source, encoding="utf-8-sig", errors="replace") as file:
         header = file.readline()
     text_columns = {source: getattr(args, source) for source in SOURCES}
     columns = {name: getattr(args, name) for name in ("id", "audio", "split", "start", "duration")}
@@ -260,7 +255,7 @@ def csv(args, text_files, audio_files):
         return distinct(map(one_line, texts))
 
     rows, counts = [], Counter()
-    for where, row in read_records(path, needed, max("\t,;", key=header.count)):
+    for where, row in read_records(args.source, needed, max("\t,;", key=header.count)):
         cells = {name: row[column].strip() if column else "" for name, column in columns.items()}
         name = cells["id"] or cells["audio"] or where
         split = "test" if held_out(name, 0.1) else "valid" if held_out(name, 0.2) else "train"

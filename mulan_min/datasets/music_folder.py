@@ -16,8 +16,8 @@ from mulan_min.files import write_jsonl
 from mulan_min.mining.text_rules import FILE_COMMENT
 
 # words in folder names that describe the storage and not the music
-STORAGE_WORDS = set("music audio sound sounds snd song songs track tracks album albums data dat usr share games game home media core "
-                    "files mp3 flac ogg opus wav cd disc disk vol misc various unknown artist downloads library itunes".split())
+STORAGE = set("music audio sound sounds snd song songs track tracks album albums data dat usr share games game home media core "
+              "files mp3 flac ogg opus wav cd disc disk vol misc various unknown artist downloads library itunes".split())
 
 
 class Track(NamedTuple):
@@ -46,7 +46,7 @@ def clean_name(name):
 def clean_folder(name):
     """The name of a folder as words, without words that describe only the storage; may be ""."""
     words = clean_name(name).split()
-    return clean_text(" ".join(w for w in words if not STORAGE_WORDS & {w.lower(), w.lower().strip("0123456789()[]")}))
+    return clean_text(" ".join(w for w in words if not STORAGE & {w.lower(), w.lower().strip("0123456789()[]")}))
 
 
 def clean_comment(text):
@@ -129,24 +129,17 @@ def split_groups(groups, test_share, seed):
 
 def playlists(tracks):
     """Rows of playlists.jsonl, queries for the test tracks: each title, and each album or folder with two or more of them."""
-    titles, groups, rows = defaultdict(list), defaultdict(list), []
+    titles, groups = defaultdict(list), defaultdict(list)
     for track in tracks:
         titles[track.title.lower()].append(track)          # tracks with the same title answer the same query
         groups[track.group].append(track)
-    for members in titles.values():
-        texts = distinct(text for track in members for text in (track.artist, track.album))
-        rows += [playlist("track", members[0].title, texts, members)] if members[0].title else []
-    for members in groups.values():
-        title = members[0].album or members[0].folders[0]
-        if title and 2 <= len(members) < len(tracks):
-            rows.append(playlist("album", title, distinct(track.artist for track in members), members))
-    return rows
-
-
-def playlist(kind, title, texts, tracks):
-    """One row of playlists.jsonl; without texts it has no description."""
-    description = {"description": ", ".join(texts)} if texts else {}
-    return {"set": kind, "title": title, **description, "tracks": [track.id for track in tracks]}
+    queries = [("track", members[0].title, [text for track in members for text in (track.artist, track.album)], members)
+               for members in titles.values()]
+    queries += [("album", members[0].album or members[0].folders[0], [track.artist for track in members], members)
+                for members in groups.values() if 2 <= len(members) < len(tracks)]
+    rows = [{"set": kind, "title": title, "description": ", ".join(distinct(texts)), "tracks": [track.id for track in members]}
+            for kind, title, texts, members in queries if title]
+    return [row if row["description"] else {k: v for k, v in row.items() if k != "description"} for row in rows]
 
 
 def import_folder(music, out, seed=0, test_share=0.2, min_seconds=10.0, check=False):
@@ -180,6 +173,5 @@ def import_folder(music, out, seed=0, test_share=0.2, min_seconds=10.0, check=Fa
     lines = [split_table(rows, hours=lambda part: f"{sum(row['duration'] for row in part) / 3600:.1f}",
                          albums=lambda part: len({group_of[row["id"]] for row in part}))]
     lines += [f"unreadable: {message}" for message in left_out["unreadable"]] + [f"left out: {counts(left_out)}"]
-    if not by_album:
-        lines.append("fewer than three albums or folders: split by track, so figures will be too good")
+    lines += [] if by_album else ["fewer than three albums or folders: split by track, so figures will be too good"]
     return "\n".join(lines)

@@ -10,11 +10,7 @@ from pathlib import Path
 from mulan_min.errors import UserError
 from mulan_min.mining.text_rules import ADDRESS
 
-PLACEHOLDER = re.compile(
-    r"(unknown|various|untitled|none|no)?\W*(artists?|album|title|genre|(audio ?)?track|misc|other)?\W*\d*", re.I)
-
-
-# ---- files and lines -------------------------------------------------------------------
+NO_NAME = re.compile(r"(unknown|various|untitled|none|no)?\W*(artists?|album|title|genre|(audio ?)?track|misc|other)?\W*\d*", re.I)
 
 
 def find_texts(args, text_files, pattern):
@@ -68,9 +64,6 @@ def read_records(path, columns, delimiter=",", quoted=True):
         yield where, dict(zip(header, cells + [""] * (len(header) - len(cells))))
 
 
-# ---- cells -----------------------------------------------------------------------------
-
-
 def read_seconds(cell, where, column):
     """A cell as a number of seconds. Raises UserError unless it is finite and at least 0."""
     try:
@@ -107,7 +100,7 @@ def clean_text(text):
     """A title or name on one line, without addresses and underscores; "" for a placeholder such as "Unknown Artist"."""
     text = "".join(c if c.isprintable() and c != "_" else " " for c in ADDRESS.sub(" ", text))
     text = one_line(text).strip(" -/:;,<>|")
-    return text if any(map(str.isalpha, text)) and not PLACEHOLDER.fullmatch(text) else ""
+    return text if any(map(str.isalpha, text)) and not NO_NAME.fullmatch(text) else ""
 
 
 def distinct(texts):
