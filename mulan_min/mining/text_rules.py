@@ -1,20 +1,19 @@
-"""Rules that clean mined text: one for titles and tags (short form, SF), one for comments (long form, LF).
+"""Rules that clean mined text: RULES_SF for titles and tags (short form, SF), RULES_LF for comments (long form, LF).
 
-That SF is cleaned by rules is the paper's; which rules is our choice. A rule is a function text -> text, or a list of texts
-(it splits), or None (it drops). To add one, write the function and give it a line in RULES_SF or RULES_LF, where it stands
-with its reason; given its own output again and again, a rule must come to rest. No rule takes letters for ASCII: what is a
-letter, a symbol or an invisible sign is asked of `unicodedata`, so that accents, Cyrillic, Devanagari and CJK come through.
+Cleaning SF by rules comes from the paper. The rules themselves are our choice. A rule is a function that takes a text and
+returns a text (changed or not), a list of texts (it splits the text) or None (it drops the text). To add a rule, write the
+function and add a line with its reason to RULES_SF or RULES_LF. A rule must have a fixed point: when it is applied to its
+own output again and again, it soon changes nothing more. No rule assumes ASCII. `unicodedata` decides what is a letter, a
+symbol or an invisible character, so accents, Cyrillic, Devanagari and CJK survive.
 """
 import re
 import unicodedata
-from collections import Counter
-from functools import lru_cache
 
-# Written without spaces between words, so a word is taken to be two signs: our choice.
-UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")
-MUSICAL_SIGNS = "♭♮°№"      # symbols by category, but part of a key or an opus
-ADDRESS = re.compile(r"https?:\S+|\bwww\.\S+|\b[\w.+-]{1,64}@\w[\w.-]{0,64}\.\w+|\b[\w.-]{1,64}\.(?:com|net|org)\b\S*"
-                     r"|\b[\w-]{1,64}\.(?:ly|be|gl|me|tv|co|io|fm|link|de|fr|ru|jp|uk)/\S*", re.I)
+from mulan_min.mining.segmentation import count_words, sentences
+
+MUSICAL_SIGNS = "♭♮°№"      # Unicode calls them symbols, but they belong to the name of a key or an opus
+ADDRESS = re.compile(r"<?(?:https?:\S+|\bwww\.\S+|\b[\w.+-]{1,64}@\w[\w.-]{0,64}\.\w+|\b[\w.-]{1,64}\.(?:com|net|org)\b\S*"
+                     r"|\b[\w-]{1,64}\.(?:ly|be|gl|me|tv|co|io|fm|link|de|fr|ru|jp|uk)/\S*)>?", re.I)
 BRACKETS = re.compile(r"[(\[{【〔《「『]([^()\[\]{}【】〔〕《》「」『』]*)[)\]}】〕》」』]")
 YEAR = re.compile(r"(?:(?:19|20)\d\d)(?:\s?[-–/]\s?(?:(?:19|20)?\d\d))?")
 STAMP = re.compile(r"(?:(?<!\w)(?:at|from|around|um|ab|à|en|a los|в|на)\s+|@\s*)?(?<![\w:])\d{1,2}:\d\d(?::\d\d)?(?![\w:])", re.I)
@@ -33,7 +32,7 @@ BOILERPLATE = re.compile(r"""
   | (?: 公式 | 官方 ) (?: ミュージックビデオ | ビデオ | 動画 | 音源 | 高清 | 完整版 | \s? M/?V )+ | ミュージックビデオ
   | 高清 | 高画質 | 高音質 | 歌詞付き | 動態歌詞 | 动态歌词 | 뮤직비디오 | 고화질 | (?-i: \b M/?V \b )
 """, re.I | re.X)
-# nothing but such words in brackets goes with its brackets; outside of them they may belong to a title
+# Brackets that hold only these words are removed. Outside of brackets such a word may belong to a title.
 IN_BRACKETS = set("official audio video videoclip clip lyrics lyric explicit clean the hd hq new version premiere oficial "
                   "officiel ufficiale offiziell letra paroles testo клип официальный 公式 官方 공식 歌詞 歌词 가사".split())
 STOP_TAGS = set("""
@@ -62,6 +61,12 @@ CREDITS = re.compile(r"""
   | \b courtesy \s of \b | ^ \s* (?: composer | producer | lyricist | label | artwork | director | publisher | mixed | mastered
                                 | filmed | edited ) (?: \s by )? \s* [:：]
 """, re.I | re.X)
+# What encoders, rippers and shops write into the comment of a music file, and any mention of a licence.
+FILE_COMMENT = re.compile(CREDITS.pattern + r"""
+  | enc\b | encode | lib (?: vorbis | opus | flac | sndfile ) | xiph | \b lame \b | lav[fc]\d | itunes | audio \s copy | ripped
+  | jamendo | bandcamp | soundcloud | ^ visit \s | licen[sc]e | all \s rights | \b cc [- ]? (?: by | 0 ) | \(c\)
+  | [0-9a-f]{8} \s [0-9a-f]{8}
+""", re.I | re.X)
 LYRICS = re.compile(r"\b(?:lyrics|letra|paroles|songtext|testo|текст|слова)\b|歌詞|歌词|가사", re.I)
 ASKING = re.compile(r"""
     [?？؟] | \b (?: please | pls | plz | por \s favor | svp | bitte | per \s favore | пожалуйста ) \b
@@ -75,67 +80,39 @@ TITLE_REQUEST = re.compile(r"""
   | ^ \W* (?: song | track ) \s? (?: name | id | title | at \s .* )? \W* \? | nombre \s de \s la \s canci[oó]n | 曲名
 """, re.I | re.X)
 
-# A dot after these ends no sentence; after MAYBE only before a capital; after NUMBERED only when no number follows.
-NEVER = set("feat ft vs mr mrs ms dr prof st sra srta sgt prod arr orch approx ca cf e.g i.e z.b bzw d.h т.е см им др sr".split())
-MAYBE = set("etc jr inc ltd bros co min sec max a.m p.m usw и т.д т.п".split())
-NUMBERED = set("no nr op vol pt bd num bwv kv hob woo opus part track".split())
-ENDS = re.compile(r"[.!?…。！？｡؟۔।॥։።]+[\"'”’»)\]」』）]*")
 
-
-# ---- what a text is made of ------------------------------------------------------------
-
-
-@lru_cache(maxsize=None)
-def is_unspaced(sign):
-    """Whether a sign belongs to a script without spaces between words."""
-    return unicodedata.category(sign)[0] == "L" and unicodedata.name(sign, "").startswith(UNSPACED)
-
-
-def has_letter(text):
-    return any(sign.isalpha() for sign in text)
-
-
-def count_words(text):
-    """How many words a text has: runs between spaces with a letter or digit; in scripts without spaces, two signs a word."""
-    unspaced = 0 if text.isascii() else sum(map(is_unspaced, text))
-    return (unspaced + 1) // 2 + sum(any(s.isalnum() and not is_unspaced(s) for s in chunk) for chunk in text.split())
-
-
-# ---- rules for both --------------------------------------------------------------------
+# ---- rules for short and long form -----------------------------------------------------
 
 
 def plain_characters(text):
-    """Compatibility forms as ordinary letters, no control or invisible signs, one space at a time; lines stay."""
+    """Writes compatibility forms as ordinary letters, removes control and invisible characters, and leaves one space at a
+    time. Line ends stay."""
     if not text.isascii():
-        # ´ is spelled as a space and an accent in NFKC: symbols are left to the rule below
-        text = "".join(unicodedata.normalize("NFKC", s) if unicodedata.category(s)[0] in "LNPZ" else s for s in text)
+        # NFKC would spell ´ as a space and an accent, so symbols are left to `no_symbols`
+        text = "".join(unicodedata.normalize("NFKC", c) if unicodedata.category(c)[0] in "LNPZ" else c for c in text)
         text = unicodedata.normalize("NFC", re.sub("[´‘’]", "'", text))
     kept = []
-    for sign in text:
-        kind = "L" if sign.isalpha() else unicodedata.category(sign)
-        joins = sign in "\u200c\u200d" and kept and unicodedata.category(kept[-1])[0] in "LM"      # as Persian and Hindi write
+    for char in text:
+        kind = "L" if char.isalpha() else unicodedata.category(char)
+        joins = char in "\u200c\u200d" and kept and unicodedata.category(kept[-1])[0] in "LM"      # part of Persian and Hindi words
         if kind == "Cc" or kind[0] == "Z":
-            kept.append("\n" if sign in "\n\r\u2028\u2029\x85" else " ")
+            kept.append("\n" if char in "\n\r\u2028\u2029\x85" else " ")
         elif kind[0] != "C" or joins:
-            kept.append(sign)
+            kept.append(char)
     return "\n".join(filter(None, (" ".join(line.split()) for line in "".join(kept).split("\n"))))
 
 
 def no_symbols(text):
-    """Emoji, ornaments and dingbats become spaces; musical signs stay."""
-    if text.isascii():
-        return text
-    return "".join(" " if _is_symbol(sign) else sign for sign in text)
+    """Replaces emoji, ornaments and dingbats by spaces. Musical signs stay."""
+    def is_symbol(char):      # skin tones are modifiers (Sk); variation selectors and key caps are marks (Mn, Me)
+        symbol = unicodedata.category(char) in ("So", "Sk", "Me") and char not in MUSICAL_SIGNS and not char.isascii()
+        return symbol or "\ufe00" <= char <= "\ufe0f"
 
-
-def _is_symbol(sign):
-    # skin tones are modifiers (Sk), variation selectors and key caps are marks
-    return (unicodedata.category(sign) in ("So", "Sk", "Me") and sign not in MUSICAL_SIGNS and not sign.isascii()
-            or "\ufe00" <= sign <= "\ufe0f")
+    return text if text.isascii() else "".join(" " if is_symbol(char) else char for char in text)
 
 
 def hashtags(text):
-    """"A waltz #sad #LoFi" -> ["A waltz", "sad", "LoFi"]. A sign inside a word (C#) or before a number (#1) is none."""
+    """"A waltz #sad #LoFi" -> ["A waltz", "sad", "LoFi"]. The # inside a word (C#) or before a number (#1) is no hashtag."""
     tags = re.findall(r"(?<!\S)#[^\W\d]\S*", text)
     if not tags:
         return text
@@ -147,13 +124,14 @@ def hashtags(text):
 
 
 def no_addresses(text):
+    """Removes web and mail addresses."""
     return ADDRESS.sub(" ", text)
 
 
 def split_tags(text):
-    """A list of tags as texts of their own; a title with a comma, or "Crosby, Stills, Nash & Young", stays whole."""
+    """Splits a list of tags into its tags. A title with one comma stays whole, and so does "Crosby, Stills, Nash & Young"."""
     lines = text.split("\n")
-    for mark, least, longest in ((r"[|｜;；•]", 2, 4), (r"[,，、،](?!\d)", 3, 3)):
+    for mark, least, longest in ((r"[|｜;；•]", 2, 4), (r"[,，、،](?!\d)", 3, 3)):      # fewest parts, most words of a short part
         parts = [part for part in re.split(mark, text) if part.strip()]
         short = sum(count_words(part) <= longest for part in parts)
         if len(lines) == 1 and len(parts) >= least and 2 * short > len(parts):
@@ -163,110 +141,74 @@ def split_tags(text):
 
 
 def no_boilerplate(text):
-    """Without "official video", "HD", "free download" and their like; brackets that hold nothing else go too."""
-    def bracket(found):
-        words = {word.strip(EDGES + ".!?") for word in found[1].casefold().split()} - {""}
-        return " " if words <= IN_BRACKETS else found[0]
+    """Removes "official video", "HD", "free download" and similar words, and brackets that hold nothing else."""
+    def bracket(match):
+        words = {word.strip(EDGES + ".!?") for word in match[1].casefold().split()} - {""}
+        return " " if words <= IN_BRACKETS else match[0]
 
     return BRACKETS.sub(bracket, BOILERPLATE.sub(" ", text))
 
 
 def no_years(text):
-    """Without years in brackets: "(1975)", "[2009-11]". A bare year may be the title."""
-    return BRACKETS.sub(lambda found: " " if YEAR.fullmatch(found[1].strip()) else found[0], text)
+    """Removes years in brackets: "(1975)", "[2009-11]". A year without brackets may be the title."""
+    return BRACKETS.sub(lambda match: " " if YEAR.fullmatch(match[1].strip()) else match[0], text)
 
 
 def tidy(text):
-    """Without what the rules above left at the edges: separators, spaces, brackets that were never closed."""
+    """Removes what the rules above left behind: separators and spaces at the ends, and a bracket without its partner."""
     text = " ".join(text.split()).strip(EDGES)
     text = re.sub(r"\s+([)\]】,;])", r"\1", re.sub(r"([(\[【])\s+", r"\1", text))
     for opening, closing in ("()", "[]", "【】"):
-        if Counter(text)[opening] + Counter(text)[closing] == 1:
+        if text.count(opening) + text.count(closing) == 1:
             text = text.replace(opening, " ").replace(closing, " ")
     return " ".join(text.split())
 
 
 def stop_tag(text):
+    """Drops a tag that fits any recording, such as "music" or "YouTube"."""
     return None if text.casefold().strip(".!? ") in STOP_TAGS else text
 
 
 def no_letters(text):
-    return text if has_letter(text) else None
+    """Drops a text without any letter."""
+    return text if any(map(str.isalpha, text)) else None
 
 
 # ---- long form -------------------------------------------------------------------------
 
 
-def sentences(text):
-    """A comment (str) -> its sentences, each with its marks; a new line always begins one."""
-    found = []
-    for line in re.split(r"[\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]+", text):
-        start = 0
-        for end in ENDS.finditer(line):
-            if _ends_sentence(line[start:end.start()], end.group(), line[end.end():end.end() + 20]):
-                found.append(line[start:end.end()].strip())
-                start = end.end()
-        found.append(line[start:].strip())
-    return list(filter(None, found))
+def drop_matches(pattern):
+    """Makes the rule that drops a text in which the pattern occurs."""
+    return lambda text: None if pattern.search(text) else text
 
 
-def _ends_sentence(before, mark, after):
-    """Whether the marks between `before`, what the sentence has so far, and `after` end it."""
-    following = after.lstrip()
-    if not following or mark[0] in "。！？｡":
-        return True
-    if not after[0].isspace():      # 4.5, example.com; but a sign of a script without spaces may follow at once
-        return mark[0] in "!?…" and is_unspaced(after[0])
-    lower = following[0].islower()
-    if mark[-1] in "\"'”’»)]」』）" and lower or mark.startswith(("..", "…")) and lower:
-        return False                # "Help!" she sings; well ... maybe
-    if mark[0] != ".":
-        return True
-    word = re.search(r"[^\s(\[\"“„«]*$", before)[0].casefold()
-    if word in NEVER or len(word) == 1 and word.isalpha():      # an initial, as in J. S. Bach
-        return False
-    if word in MAYBE or re.fullmatch(r"\w(?:\.\w)+", word):     # R.E.M. are; R.E.M. The
-        return not lower
-    if word in NUMBERED:
-        return not following[0].isdecimal()
-    return not (word.isdecimal() and before.strip() == word)    # the 1. of a numbered line
-
-
-def address(text):
-    return None if ADDRESS.search(text) else text
-
-
-def credits(text):
-    return None if CREDITS.search(text) else text
+address, credits, spam = map(drop_matches, (ADDRESS, CREDITS, SPAM))
 
 
 def request(text):
+    """Drops a question for the title, and a request for the lyrics."""
     return None if TITLE_REQUEST.search(text) or LYRICS.search(text) and ASKING.search(text) else text
 
 
-def spam(text):
-    return None if SPAM.search(text) else text
-
-
 def emoji_flood(text):
-    """None for four symbols or more that are no fewer than the words."""
-    symbols = 0 if text.isascii() else sum(unicodedata.category(sign) == "So" for sign in text)
+    """Drops a text with four or more symbols when it has no more words than symbols."""
+    symbols = 0 if text.isascii() else sum(unicodedata.category(char) == "So" for char in text)
     return None if symbols >= 4 and symbols >= count_words(no_symbols(text)) else text
 
 
 def shouting(text):
-    """None where 20 letters or more have a case and four in five are capitals; scripts without case never shout."""
-    cased = [sign for sign in text if sign.isupper() or sign.islower()]
+    """Drops a text in which 20 or more letters have a case and more than 80 % of them are capitals."""
+    cased = [char for char in text if char.isupper() or char.islower()]
     return None if len(cased) >= 20 and sum(map(str.isupper, cased)) > 0.8 * len(cased) else text
 
 
 def repetition(text):
-    """None for a letter or mark six times in a row (dots and digits aside), or a word four times."""
+    """Drops a text with one letter or mark six times in a row (except dots and digits), or one word four times in a row."""
     return None if re.search(r"([^\s\d.…_=-])\1{5}|(?<!\w)(\w+)(?:\W+\2(?!\w)){3}", text, re.I) else text
 
 
 def time_stamps(text):
-    """"The solo at 2:31 is wild" -> "The solo is wild"; a line that is a chapter mark, a stamp and few words, goes."""
+    """"The solo at 2:31 is wild" -> "The solo is wild". Drops a chapter mark: a time stamp with fewer than five words."""
     rest = " ".join(STAMP.sub(" ", text).split())
     if rest == " ".join(text.split()):
         return text
@@ -274,63 +216,64 @@ def time_stamps(text):
 
 
 def too_short(text):
+    """Drops a text of fewer than three words."""
     return text if count_words(text) >= 3 else None
 
 
-# ---- the tables ------------------------------------------------------------------------
+# ---- the tables of rules ---------------------------------------------------------------
 
-# (name in reports, rule, reason), in the order of work
+# (name in reports, rule, reason), in the order in which they are applied
 RULES_SF = (
     ("characters", plain_characters, "the same word in full-width, bold or invisible signs would be another word"),
     ("addresses", no_addresses, "a link is not a word"),
-    ("symbols", no_symbols, "emoji and ornaments are not heard"),
+    ("symbols", no_symbols, "emoji and ornaments have no sound"),
     ("hashtags", hashtags, "a hashtag is a tag of its own"),
-    ("split", split_tags, "each tag of a list says something alone"),
-    ("boilerplate", no_boilerplate, "it tells what the upload is, not how the music sounds"),
-    ("years", no_years, "a year in brackets is the release's"),
-    ("tidy", tidy, "separators are left over when something was cut"),
+    ("split", split_tags, "each tag of a list has a meaning of its own"),
+    ("boilerplate", no_boilerplate, "it describes the upload, not the sound of the music"),
+    ("years", no_years, "a year in brackets is the year of release"),
+    ("tidy", tidy, "cuts leave separators behind"),
     ("stop-tags", stop_tag, "such a tag fits any recording"),
-    ("no letters", no_letters, "digits and marks alone say nothing"),
+    ("no letters", no_letters, "digits and punctuation alone have no meaning"),
 )
 RULES_LF = (
-    ("sentences", sentences, "a comment mixes sentences about the music with others; each is judged alone"),
+    ("sentences", sentences, "a comment mixes sentences about the music with others, so each is judged alone"),
     ("characters", plain_characters, "the same word in full-width, bold or invisible signs would be another word"),
-    ("addresses", address, "a sentence with a link sends the reader elsewhere"),
+    ("addresses", address, "a sentence with a link is about another page"),
     ("credits", credits, "licences and credits are the same under any music"),
-    ("requests", request, "who asks for lyrics or a title does not describe"),
-    ("spam", spam, "advertising and roll-calls are the same under any music"),
-    ("emoji flood", emoji_flood, "more symbols than words: a cheer, no description"),
-    ("shouting", shouting, "capitals throughout are cheers or advertising"),
-    ("repetition", repetition, "a letter held down or a word repeated is a cheer or a sung line"),
-    ("time stamps", time_stamps, "a stamp means nothing without the player; a line of them is a table of contents"),
-    ("symbols", no_symbols, "emoji and ornaments are not heard"),
-    ("hashtags", hashtags, "a hashtag is no part of the sentence"),
-    ("tidy", tidy, "separators are left over when something was cut"),
-    ("too short", too_short, "fewer than three words are no description"),
+    ("requests", request, "a request for lyrics or a title does not describe the music"),
+    ("spam", spam, "advertising and 'who is here?' are the same under any music"),
+    ("emoji flood", emoji_flood, "more symbols than words: applause, not a description"),
+    ("shouting", shouting, "a text in capitals is applause or advertising"),
+    ("repetition", repetition, "repeated letters or words are applause or a line of the lyrics"),
+    ("time stamps", time_stamps, "a time stamp is useless without the player"),
+    ("symbols", no_symbols, "emoji and ornaments have no sound"),
+    ("hashtags", hashtags, "a hashtag does not belong to the sentence"),
+    ("tidy", tidy, "cuts leave separators behind"),
+    ("too short", too_short, "fewer than three words do not describe music"),
 )
 
 
 def clean(text, rules, changed=None):
-    """One text through a table of rules -> (texts kept, [(rule, text dropped)]).
+    """Applies a table of rules to one text -> (texts kept, [(name of the rule, text dropped)]).
 
-    After a change the result starts again at the first rule, for cutting may uncover what an earlier rule looks for; so
-    cleaning what was kept changes nothing. Spaces that a rule leaves are tidied here. `changed`, a Counter, counts the texts
-    changed or split by each rule.
+    After each change the result goes back to the first rule, because a cut may uncover what an earlier rule looks for. So
+    cleaning a kept text again changes nothing. Spaces that a rule leaves behind are removed here. `changed`, a Counter,
+    counts for each rule the texts that it changed or split.
     """
     kept, dropped, waiting = [], [], [text]
     while waiting:
         piece = waiting.pop()
         for name, rule, _ in rules:
-            found = rule(piece)
-            found = [] if found is None else [found] if isinstance(found, str) else found
-            found = [re.sub(" +", " ", part).strip(" ") for part in found if part.strip()]
-            if found == [piece]:
+            result = rule(piece)
+            parts = [result] if isinstance(result, str) else result or []
+            parts = [re.sub(" +", " ", part).strip(" ") for part in parts if part.strip()]
+            if parts == [piece]:
                 continue
-            if not found:
+            if not parts:
                 dropped.append((name, piece))
             elif changed is not None:
                 changed[name] += 1
-            waiting += reversed(found)
+            waiting += reversed(parts)
             break
         else:
             kept.append(piece)

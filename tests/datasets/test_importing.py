@@ -1,4 +1,4 @@
-"""The command line: audio found wherever it lies, checked, counted; a manifest that is whole or not written."""
+"""The command line: it finds, checks and counts the audio, and writes the manifest completely or not at all."""
 import json
 import os
 import shutil
@@ -6,17 +6,18 @@ import subprocess
 import sys
 
 import pytest
+from commands import run_command
 from docs import ROOT
 from test_music_folder import music, song  # noqa: F401  (a fixture)
 
 from mulan_min.data import read_manifest
-from mulan_min.datasets.importing import by_name, files_below, find_sound, main, split_table, text_table
+from mulan_min.datasets.importing import files_below, find_audio, index_by_name, split_table, text_table
 from mulan_min.datasets.music_folder import import_folder
 from mulan_min.errors import UserError
 
 
 def table(folder, *names):
-    """A csv file that names these sounds, with a text for each."""
+    """Writes a csv file with a row and a text for each of these audio files."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "t.csv").write_text("f,t,s\n" + "".join(f"{name},Song of {name},{split}\n" for name, split in
                                                       zip(names, ["train", "valid", "test"] * len(names))))
@@ -25,30 +26,30 @@ def table(folder, *names):
 
 def run(source, out, *options, dataset="csv"):
     columns = ["--audio", "f", "--sf", "t", "--split", "s"] if dataset == "csv" else []
-    return main([dataset, str(source), str(out), *columns, *map(str, options)])
+    return run_command(dataset, source, out, *columns, *options)
 
 
 # ---- finding audio ---------------------------------------------------------------------
 
 
 def test_audio_is_found_by_the_end_of_its_path(tmp_path):
-    there = ["a/b/one.mp3", "a/one.wav", "c/one.mp3", "x.y/two.0.OGG", "three", "a.mp3/four.flac", "ba/five.wav"]
-    index = by_name([path for path in there if path != "three"])
+    files = ["a/b/one.mp3", "a/one.wav", "c/one.mp3", "x.y/two.0.OGG", "three", "a.mp3/four.flac", "ba/five.wav"]
+    index = index_by_name([path for path in files if path != "three"])
 
     def found(*names):
-        path, name = find_sound(index, "/m", names)
+        path, name = find_audio(index, "/m", names)
         return path and os.path.relpath(path, "/m"), name
 
     assert found("b/one.mp3") == ("a/b/one.mp3", "b/one.mp3")
-    assert found("a/one.mp3") == ("a/one.wav", "a/one.mp3")      # another suffix, the same place
+    assert found("a/one.mp3") == ("a/one.wav", "a/one.mp3")      # the same folder, another suffix
     assert found("one.wav")[0] == "a/one.wav" and found("one")[0] == "a/b/one.mp3"
-    assert found("one.mp3")[0] == "a/b/one.mp3"      # two end so: the first in order
+    assert found("one.mp3")[0] == "a/b/one.mp3"      # two paths match: the first in order
     assert found("d/one.mp3", "./c//one.mp3") == ("c/one.mp3", "./c//one.mp3")
-    for nowhere in ("ne.mp3", "d/one.mp3", "/a/one.mp3", "a/five.wav", "three", ""):
-        assert found(nowhere) == (None, None)
+    for absent in ("ne.mp3", "d/one.mp3", "/a/one.mp3", "a/five.wav", "three", ""):
+        assert found(absent) == (None, None)
     assert found("two.0.ogg")[0] == found("two.0")[0] == "x.y/two.0.OGG" and found("two") == (None, None)
     assert found("a.mp3/four.mp3")[0] == "a.mp3/four.flac"
-    assert found("TWO.0.ogg") == (None, None)      # YouTube's ids differ by case alone
+    assert found("TWO.0.ogg") == (None, None)      # YouTube's ids are case-sensitive
 
 
 @pytest.mark.skipif(os.name != "posix", reason="links need no privilege on POSIX only")
@@ -129,7 +130,7 @@ def test_whole_videos_are_not_taken_for_clips(tmp_path, capsys):
 # ---- writing ---------------------------------------------------------------------------
 
 
-def test_nothing_is_replaced_unasked_and_nothing_stale_stays(tmp_path, capsys):
+def test_files_are_replaced_only_with_overwrite_and_old_ones_removed(tmp_path, capsys):
     song(tmp_path / "x" / "1.wav")
     source, out = table(tmp_path / "x", "1.wav"), tmp_path / "out"
     assert run(source, out, "--tags", "t") == 0
@@ -186,9 +187,9 @@ def test_a_name_that_is_not_utf_8_survives(tmp_path, capsys):
 def test_statistics_by_hand():
     lines = [{"split": "train", "tags": ["x"], "text": {"sf": ["one", "two words"], "lf": ["five words are in here"]}},
              {"split": "train", "tags": [], "text": {"sf": ["drei kleine Wörter"]}}, {"split": "test", "text": {}}]
-    assert [line.split() for line in text_table(lines).splitlines()[1:]] == [
+    assert [line.split() for line in text_table(lines).splitlines()[2:]] == [
         ["SF", "2", "3", "1.50", "2.00"], ["LF", "1", "1", "1.00", "5.00"], ["PL", *"00--"], ["ASET", *"00--"]]
-    assert [line.split() for line in split_table(lines).splitlines()[1:]] == [
+    assert [line.split() for line in split_table(lines).splitlines()[2:]] == [
         ["train", "2", "2", "1", "0", "0", "1"], ["valid", *"000000"], ["test", "1", *"00000"]]
 
 
@@ -196,9 +197,9 @@ def test_statistics_by_hand():
 
 MEASURED = """
 import sys, time
-from mulan_min.datasets.importing import main
+from mulan_min.datasets.__main__ import main
 began = time.perf_counter()
-assert main(sys.argv[1:]) == 0
+main(sys.argv[1:])
 print("seconds", time.perf_counter() - began)
 print(open("/proc/self/status").read())
 """
@@ -206,9 +207,9 @@ print(open("/proc/self/status").read())
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="peak memory is read from /proc, which Linux has")
 def test_fifty_thousand_recordings(tmp_path):
-    """MagnaTagATune's layout, the widest table of all; every sound is a link to one file, since none is opened.
+    """MagnaTagATune's layout, which has the widest table. All audio files are links to one file, because none is opened.
 
-    The peak is the child's own (VmHWM): ru_maxrss of a child begins with what its parent had.
+    VmHWM is the peak memory of the child process alone; ru_maxrss of a child would start at the value of its parent.
     """
     home, count = tmp_path / "mtat", 50_000
     for digit in "0123456789abcdef":
@@ -235,12 +236,12 @@ def test_fifty_thousand_recordings(tmp_path):
     assert rows == count and megabytes < 1024 and seconds < 120      # 30 s is the aim; the machine may be busy
 
 
-# ---- the folder of one's own music -----------------------------------------------------
+# ---- a folder of music -----------------------------------------------------------------
 
 
 def test_command_line(music, tmp_path, capsys):  # noqa: F811
     options = ["--test-share", "0.3", "--min-seconds", "1"]
-    assert main(["folder", str(music), str(tmp_path / "out"), *options]) == 0
+    assert run_command("folder", music, tmp_path / "out", *options) == 0
     out = capsys.readouterr().out
     assert "train" in out and "0 too short" in out
     assert len(read_manifest(tmp_path / "out")) == 19
@@ -251,7 +252,7 @@ def test_command_line(music, tmp_path, capsys):  # noqa: F811
         (["gtzan", str(tmp_path / "nowhere"), str(tmp_path / "o")], "nowhere: no such folder"),
         (["csv", str(music), str(tmp_path / "o"), "--audio", "x"], "no such file"),
     ):
-        assert main(argv) == 2
+        assert run_command(*argv) == 2
         error = capsys.readouterr().err.strip()
         assert part in error and "\n" not in error
     with pytest.raises(UserError):
@@ -261,6 +262,6 @@ def test_command_line(music, tmp_path, capsys):  # noqa: F811
 def test_it_runs_as_a_module():
     done = subprocess.run([sys.executable, "-m", "mulan_min.datasets", "--help"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0
-    page = (ROOT / "tutorials" / "datasets.md").read_text(encoding="utf-8")      # which messages about missing files name
+    page = (ROOT / "tutorials" / "datasets.md").read_text(encoding="utf-8")      # messages about missing files name this page
     for name in "folder mtat audioset musiccaps jamendo fma gtzan csv".split():
         assert f"    {name} " in done.stdout and f"mulan_min.datasets {name} " in page

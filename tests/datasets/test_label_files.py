@@ -1,6 +1,6 @@
-"""Label files as the datasets ship them, written here in small with what is odd in the real ones, and the real ones if there.
+"""Label files in the layouts of the datasets: small ones with the irregularities of the real ones, and real ones where present.
 
-What must come out is worked out by hand or read from the same files by other means than the importer's.
+Expected results are worked out by hand, or computed from the same files by code that does not use the importer.
 """
 import ast
 import json
@@ -11,11 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import run_command
 from docs import ROOT
 
 from mulan_min.data import read_manifest
-from mulan_min.datasets import label_files as datasets
-from mulan_min.datasets.importing import main
+from mulan_min.datasets import label_files
+from mulan_min.datasets.tables import held_out
 from mulan_min.errors import UserError
 
 DATA = ROOT.parent / "shared" / "data"
@@ -23,26 +24,26 @@ DATA = ROOT.parent / "shared" / "data"
 
 def real(name):
     if not (DATA / name).is_file():
-        pytest.skip(f"{name} is not beside the repository, in shared/data")
+        pytest.skip(f"{name} is not in ../shared/data")
     return DATA / name
 
 
 def put(folder, files):
-    """{relative path: text or bytes} to files below the folder."""
+    """Writes {relative path: text or bytes} to files below the folder."""
     for name, content in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     return folder
 
 
-def sound_files(*names):
-    return {name: b"not looked at" for name in names}
+def audio_files(*names):
+    return {name: b"never opened" for name in names}
 
 
 def imported(source, *options, dataset):
-    """Runs the command; (rows by id, labels, lines of left_out.txt). The trainer must be able to read what it wrote."""
+    """Runs the command -> (rows by id, labels, lines of left_out.txt). `read_manifest` must be able to read the result."""
     out = Path(source).parent / "out"
-    assert main([dataset, str(source), str(out), *options]) == 0
+    assert run_command(dataset, source, out, *options) == 0
     rows = [json.loads(line) for line in (out / "manifest.jsonl").read_text().splitlines()]
     assert [r.id for r in read_manifest(out)] == [row["id"] for row in rows]
     labels = json.loads((out / "labels.json").read_text()) if (out / "labels.json").exists() else None
@@ -50,7 +51,8 @@ def imported(source, *options, dataset):
 
 
 def refused(capsys, *argv):
-    assert main([str(part) for part in argv]) == 2
+    """The one-line error message of a command that must fail."""
+    assert run_command(*argv) == 2
     error = capsys.readouterr().err.strip()
     assert "\n" not in error
     return error
@@ -80,8 +82,8 @@ def test_magnatagatune(tmp_path, capsys, end, mark):
     home = put(tmp_path / "mtat", {
         "annotations_final.csv": mark + ANNOTATIONS.replace("\n", end),
         "clip_info_final.csv": mark + CLIP_INFO.replace("\n", end),
-        "6/gently-117-146.mp3": b"",      # as shipped: three of the mp3s have no bytes
-        **sound_files("f/solo-aria-0-29.mp3", "mp3/f/solo-aria-29-58.wav", "b/far-0-29.mp3", "c/nothing-0-29.mp3")})
+        "6/gently-117-146.mp3": b"",      # three of the published mp3s have no bytes
+        **audio_files("f/solo-aria-0-29.mp3", "mp3/f/solo-aria-29-58.wav", "b/far-0-29.mp3", "c/nothing-0-29.mp3")})
     rows, labels, left_out = imported(home, dataset="mtat")
     assert {name: row["split"] for name, row in rows.items()} == {"2": "test", "6": "test", "11": "valid", "12": "train"}
     assert rows["2"]["text"] == {"sf": ['BWV54 - I "Aria"', "Some Soloists", "Solo Cantatas"]}
@@ -102,8 +104,8 @@ def test_magnatagatune(tmp_path, capsys, end, mark):
 
 
 def test_real_magnatagatune(tmp_path):
-    """Tags of 400 test clips, and where every clip goes: the usual split has 18,706, 1,825 and 5,329 clips without the empty
-    files."""
+    """The tags of 400 test clips, and the split of every clip. Without the empty files the usual split has 18,706, 1,825 and
+    5,329 clips."""
     index = [line.split("\t") for line in real("mtt_index.tsv").read_text().splitlines()]
     tags = real("mtat_top50_tags.txt").read_text().split()
     truth = {name: ast.literal_eval(values) for name, values in
@@ -113,7 +115,7 @@ def test_real_magnatagatune(tmp_path):
     lines += ["\t".join(f'"{cell}"' for cell in (name, *map(int, truth.get(name, zeros)), path)) for name, path in index]
     home = put(tmp_path, {"annotations_final.csv": "\n".join(lines), "clip_info_final.csv": CLIP_INFO})
     texts = [str(home / "annotations_final.csv"), str(home / "clip_info_final.csv")]
-    rows, labels, _ = datasets.mtat(Namespace(source=home, tagged=False), texts, [])
+    rows, labels, _ = label_files.mtat(Namespace(source=home, tagged=False), texts, [])
     assert {row["id"]: row["audio"][0] for row in rows} == dict(index)
     assert Counter(row["split"] for row in rows) == {"train": 18709, "valid": 1825, "test": 5329}
     empty = {"35644", "55753", "57881"}
@@ -153,7 +155,7 @@ def test_audioset(tmp_path, capsys):
         "unbalanced_train_segments.csv": COMMENTS + '--aE2O5G5WE, 30.000, 40.000, "/m/Rock,/m/Speech"\r\n'
                                                     'goneGHIJKLM, 30.000, 40.000, /m/Grunge,/m/Rock\r\n',      # quotes lost
         "eval_segments.csv": COMMENTS + 'eCDEFGHIJKL, 0.000, 8.000, /m/Grunge,/m/Rock\n',
-        **sound_files("audio/train/--aE2O5G5WE.flac", "audio/train/_b_CDEFGHIJ.flac", "audio/cCDEFGHIJKL_5.500.wav",
+        **audio_files("audio/train/--aE2O5G5WE.flac", "audio/train/_b_CDEFGHIJ.flac", "audio/cCDEFGHIJKL_5.500.wav",
                       "audio/eval/YeCDEFGHIJKL_0_8.m4a", "audio/ECDEFGHIJKL.wav", "audio/goneGHIJKLM_60.wav")})
     rows, labels, left_out = imported(home, dataset="audioset")
     assert {name: (row["split"], Path(row["audio"]).name) for name, row in rows.items()} == {
@@ -170,10 +172,10 @@ def test_audioset(tmp_path, capsys):
     rows, _, _ = imported(home, "--all-sounds", "--whole-videos", "--overwrite", dataset="audioset")
     assert rows["_b_CDEFGHIJ_0"]["tags"] == ["Speech"]
     assert (rows["--aE2O5G5WE_30"]["start"], rows["--aE2O5G5WE_30"]["duration"]) == (30.0, 10.0)
-    assert "start" not in rows["cCDEFGHIJKL_5.5"]      # its name says that it is cut already
+    assert "start" not in rows["cCDEFGHIJKL_5.5"]      # by its name it is the clip, not the video
 
     capsys.readouterr()
-    assert main(["audioset", str(home), str(tmp_path / "only"), "--labels-only"]) == 0
+    assert run_command("audioset", home, tmp_path / "only", "--labels-only") == 0
     assert json.loads((tmp_path / "only" / "labels.json").read_text()) == by_hand
     assert [p.name for p in (tmp_path / "only").iterdir()] == ["labels.json"]
 
@@ -189,7 +191,7 @@ def test_audioset_names_the_bad_line(tmp_path, capsys, line, message):
 
 
 def test_real_audioset_sets(tmp_path):
-    """Gen-25 and Mu-141 on the real ontology, by other ways than the importer's; and the class labels in both ways of writing."""
+    """Gen-25 and Mu-141 on the real ontology, derived in another way, for class labels written with and without quotes."""
     ontology, classes = real("audioset_ontology.json"), real("audioset_class_labels_indices.csv").read_text().splitlines()
     entries = {entry["name"]: entry for entry in json.loads(ontology.read_text())}
     by_id = {entry["id"]: entry for entry in entries.values()}
@@ -199,7 +201,7 @@ def test_real_audioset_sets(tmp_path):
         for child in entry["child_ids"]:
             parents.setdefault(child, []).append(entry["id"])
 
-    def above(key):      # from the class up, where the importer goes down
+    def above(key):      # from the class upwards; the importer walks downwards
         return {by_id[key]["name"]}.union(*(above(parent) for parent in parents.get(key, ())))
 
     music = {key for key in labelled if "Music" in above(key) and by_id[key]["name"] not in ("Music", "Song")}
@@ -208,7 +210,7 @@ def test_real_audioset_sets(tmp_path):
     quoted = [classes[0]] + [f'{number},{key},"{name.replace("_", " ")}"' for number, key, name in cells]
     for name, lines in (("as here", classes), ("as shipped", quoted)):
         home = put(tmp_path / name, {"ontology.json": ontology.read_bytes(), "class_labels_indices.csv": "\n".join(lines)})
-        assert main(["audioset", str(home), str(home / "out"), "--labels-only"]) == 0
+        assert run_command("audioset", home, home / "out", "--labels-only") == 0
         labels = json.loads((home / "out" / "labels.json").read_text())
         assert len(labels["Gen-25"]) == 25 and len(labels["Mu-141"]) == 141
         assert set(labels["Mu-141"]) == expected
@@ -227,7 +229,7 @@ noaspects01,0,10,/m/0155w,[],,0,True,True
 
 
 def test_musiccaps(tmp_path, capsys):
-    home = put(tmp_path / "mc", {"musiccaps-public.csv": MUSICCAPS.replace("\n", "\r\n"), **sound_files(
+    home = put(tmp_path / "mc", {"musiccaps-public.csv": MUSICCAPS.replace("\n", "\r\n"), **audio_files(
         "wav/[-0Gj8-vB1q4]-[30-40].wav", "wav/-0SdAVK79lg.wav", "wav/noaspects01_0_10.wav")})
     rows, labels, left_out = imported(home, dataset="musiccaps")
     assert rows["-0Gj8-vB1q4_30"]["text"] == {"sf": ["low quality", "singer's voice", 'no "drums"'],
@@ -245,11 +247,11 @@ def test_musiccaps(tmp_path, capsys):
     assert "no column 'caption'" in refused(capsys, "musiccaps", home, tmp_path / "out2")
 
 
-def test_held_out_is_the_share_it_says():
+def test_held_out_has_its_share():
     keys = [f"{i:x}video" for i in range(20000)]
     for share in (0.02, 0.1):
-        assert sum(datasets.held_out(key, share) for key in keys) / len(keys) == pytest.approx(share, rel=0.1)
-    assert [key for key in keys[:60] if datasets.held_out(key, 0.1)] == [key for key in keys[:60] if datasets.held_out(key, 0.1)]
+        assert sum(held_out(key, share) for key in keys) / len(keys) == pytest.approx(share, rel=0.1)
+    assert [key for key in keys[:60] if held_out(key, 0.1)] == [key for key in keys[:60] if held_out(key, 0.1)]
 
 
 # ---- MTG-Jamendo -----------------------------------------------------------------------
@@ -269,7 +271,7 @@ META = ("TRACK_ID\tARTIST_ID\tALBUM_ID\tTRACK_NAME\tARTIST_NAME\tALBUM_NAME\tREL
 
 
 def test_jamendo(tmp_path, capsys):
-    home = put(tmp_path / "mtg", {**JAMENDO, "data/raw.meta.tsv": META, **sound_files(
+    home = put(tmp_path / "mtg", {**JAMENDO, "data/raw.meta.tsv": META, **audio_files(
         "audio/14/214.mp3", "audio/00/300.low.mp3", "audio/48/248.mp3", "audio/1.mp3")})
     rows, labels, left_out = imported(home, dataset="jamendo")
     assert {name: row["split"] for name, row in rows.items()} == {
@@ -291,7 +293,7 @@ def test_real_jamendo(tmp_path):
     lines = real("jamendo_test_head.tsv").read_bytes().decode().split("\r\n")
     cells = [line.split("\t") for line in lines[1:] if line]
     put(tmp_path / "mtg", {"autotagging_top50tags-test.tsv": real("jamendo_test_head.tsv").read_bytes(),
-                           **sound_files(*(row[3] for row in cells))})
+                           **audio_files(*(row[3] for row in cells))})
     rows, labels, left_out = imported(tmp_path / "mtg", dataset="jamendo")
     assert len(rows) == len(cells) >= 299 and left_out == []
     assert {name: row["tags"] for name, row in rows.items()} == {
@@ -325,7 +327,7 @@ def test_fma(tmp_path, capsys):
         '"[12, 1, 38]",' "<br/>Recorded\u00a0live,\"['lo-fi', \"\"drummer's\"\"]\",Food",
         "3,,Way,,AWOL,validation,medium,,[],,[],Untitled", "155320,,,,,test,large,,[12],,[],Last",
         "7,,,,,test,small,,[12],,[],Gone")
-    put(home, sound_files("fma_large/000/000002.mp3", "fma_large/000/000003.mp3", "fma_large/155/155320.mp3"))
+    put(home, audio_files("fma_large/000/000002.mp3", "fma_large/000/000003.mp3", "fma_large/155/155320.mp3"))
     rows, labels, left_out = imported(home, dataset="fma")
     assert {name: row["split"] for name, row in rows.items()} == {"000002": "train", "000003": "valid", "155320": "test"}
     assert rows["000002"]["text"] == {"sf": ["Food", "AWOL", "Way, a Life", "lo-fi", "drummer's"],
@@ -340,7 +342,7 @@ def test_fma(tmp_path, capsys):
 
     for bad, message in (("9,x", "line 4: 2 cells"), ("9,,,,,train1,large,,[12],,[],T", "split 'train1'"),
                          ("9,,,,,test,large,,{12},,[],T", "genres_all '{12}'")):
-        home = put(fma_home(tmp_path, bad), sound_files("000/000009.mp3"))
+        home = put(fma_home(tmp_path, bad), audio_files("000/000009.mp3"))
         assert message in refused(capsys, "fma", home, tmp_path / "out2")
     put(home, {"fma_metadata/tracks.csv": "track_id,title\n2,Food\n"})
     assert "three header lines" in refused(capsys, "fma", home, tmp_path / "out2")
@@ -351,13 +353,13 @@ def test_fma(tmp_path, capsys):
 
 def test_gtzan(tmp_path, capsys):
     names = [f"{genre}/{genre}.000{n:02d}" for genre in ("hiphop", "jazz") for n in (1, 7, 18, 29, 54)]
-    home = put(tmp_path / "gtzan", sound_files("Data/x.wav", *(f"Data/genres_original/{name}.wav" for name in names)))
+    home = put(tmp_path / "gtzan", audio_files("Data/x.wav", *(f"Data/genres_original/{name}.wav" for name in names)))
     rows, labels, left_out = imported(home, dataset="gtzan")
     splits = {"01": "train", "07": "valid", "18": "test", "29": "test", "54": "train"}
     assert {name: row["split"] for name, row in rows.items()} == {
         n.split("/")[1]: splits[n[-2:]] for n in names if n != "jazz/jazz.00054"}
     assert rows["hiphop.00001"]["tags"] == ["hiphop"] and labels == {"genre": ["hiphop", "jazz"]}
-    assert len(left_out) == 1 and left_out[0].startswith("unreadable\tjazz.00054\t")      # opened without --check
+    assert len(left_out) == 1 and left_out[0].startswith("unreadable\tjazz.00054\t")      # opened even without --check
     assert "too good" in capsys.readouterr().out
 
     put(home, {"train_filtered.txt": "hiphop/hiphop.00018.wav\r\njazz/jazz.00001.au\r\n",
@@ -381,28 +383,28 @@ def test_csv(tmp_path, capsys, suffix, mark):
     rows = [["file", "name", "who", "what", "about", "list", "fold", "from"],
             ["a/01.wav", "One", "Ann", "rock|jazz", "Two\nlines", "['x', 'y']", "Training", "2.5"],
             ["b/01.wav", "", "Ann", "", "", "", "dev", ""], ["c\\02.wav", "Три", "ann", "rock", " ", "[]", "TEST", "0"],
-            ["d/01.wav", "Not a's", "", "", "", "", "test"]]      # the last cell is lacking
+            ["d/01.wav", "Not a's", "", "", "", "", "test"]]      # the last cell is missing
     lines = [mark.join(f'"{cell}"' if "\n" in cell or mark in cell else cell for cell in row) for row in rows]
     home = put(tmp_path / "x", {"table" + suffix: "\ufeff" + "\r\n".join(lines),
-                                **sound_files("snd/a/01.wav", "snd/b/01.wav", "snd/c/02.wav")})
+                                **audio_files("snd/a/01.wav", "snd/b/01.wav", "snd/c/02.wav")})
     options = "--audio file --id file --split fold --sf name --sf who --lf about --pl list --tags what --separator | --start from"
     out = tmp_path / "out"
-    assert main(["csv", str(home / ("table" + suffix)), str(out), *options.split()]) == 0
+    assert run_command("csv", home / ("table" + suffix), out, *options.split()) == 0
     found = {r.id: r for r in read_manifest(out)}
     assert list(found) == ["a/01.wav", "b/01.wav", "c\\02.wav"]
     one, two, three = found.values()
     assert one.text == {"sf": ["One", "Ann"], "lf": ["Two lines"], "pl": ["x", "y"]} and one.tags == ["rock", "jazz"]
     assert (one.start, one.split, two.split, three.split) == (2.5, "train", "valid", "test")
     assert two.text == {"sf": ["Ann"]} and two.tags == [] and three.text == {"sf": ["Три", "ann"]}
-    assert three.audio.name == "02.wav" and two.audio.parent.name == "b"      # never the other folder's 01.wav
+    assert three.audio.name == "02.wav" and two.audio.parent.name == "b"      # never 01.wav of the other folder
     assert (out / "left_out.txt").read_text() == "missing\td/01.wav\td/01.wav\n"
     assert json.loads((out / "labels.json").read_text()) == {"tags": ["rock", "jazz"]}
 
 
 def test_csv_without_splits_and_with_faults(tmp_path, capsys):
     home = put(tmp_path / "x", {"t.csv": "f,t\n" + "".join(f"{n}.wav,Song {n}\n" for n in range(300)),
-                                **sound_files(*(f"{n}.wav" for n in range(300)))})
-    assert main(["csv", str(home / "t.csv"), str(home / "out"), "--audio", "f", "--sf", "t"]) == 0
+                                **audio_files(*(f"{n}.wav" for n in range(300)))})
+    assert run_command("csv", home / "t.csv", home / "out", "--audio", "f", "--sf", "t") == 0
     counts = Counter(r.split for r in read_manifest(home / "out"))
     assert counts["train"] > 200 and 10 < counts["valid"] < 60 and 10 < counts["test"] < 60
     assert "no --split column" in capsys.readouterr().out
@@ -417,15 +419,15 @@ def test_csv_without_splits_and_with_faults(tmp_path, capsys):
         assert not (tmp_path / "o").exists()
 
 
-def test_what_is_missing_is_named(tmp_path, capsys):
+def test_messages_name_missing_files(tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     for dataset, name in (("mtat", "clip_info_final.csv"), ("audioset", "*ontology*.json"), ("musiccaps", "*musiccaps*.csv"),
                           ("jamendo", "autotagging_top50tags-*.tsv"), ("fma", "genres.csv"), ("gtzan", "no recording")):
         assert name in refused(capsys, dataset, tmp_path / "empty", tmp_path / "out")
     home = put(tmp_path / "two", {"a/genres.csv": "", "b/genres.csv": ""})
-    assert "genres.csv is there 2 times" in refused(capsys, "fma", home, tmp_path / "out")
+    assert "has 2 files genres.csv" in refused(capsys, "fma", home, tmp_path / "out")
     for ontology in ("{", '{"a": 1}', '[{"id": 1}]', "[" * 100000):
         home = put(tmp_path / "as", {"ontology.json": ontology, "class_labels_indices.csv": LABELLED})
         assert "not AudioSet's ontology" in refused(capsys, "audioset", home, tmp_path / "out")
     with pytest.raises(UserError, match="no class named Music, "):
-        datasets.ontology_sets([{"id": "1", "name": "Speech", "child_ids": []}], {"1"})
+        label_files.ontology_sets({"1": {"name": "Speech", "child_ids": []}}, {"1"})

@@ -1,4 +1,4 @@
-"""A folder of music becomes a manifest: words from tags and names, splits by album, playlists."""
+"""A folder of music becomes a manifest: texts from tags and names, splits by album, playlists."""
 import json
 import os
 from collections import defaultdict
@@ -9,12 +9,13 @@ import pytest
 import soundfile
 
 from mulan_min.data import read_manifest
-from mulan_min.datasets.music_folder import clean, clean_comment, clean_folder, clean_name, import_folder, joined_groups, split_groups
+from mulan_min.datasets.music_folder import clean_comment, clean_folder, clean_name, import_folder, joined_groups, split_groups
+from mulan_min.datasets.tables import clean_text
 from mulan_min.tasks import read_rows
 
 
 def song(path, seconds=12.0, rate=8000, **tags):
-    """A real, tagged sound file; each one sounds different."""
+    """Writes a tagged audio file; its pitch depends on its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pitch = 100 + sum(str(path).encode()) % 900
     kind = {"format": "OGG", "subtype": "OPUS"} if path.suffix == ".opus" else {}
@@ -26,7 +27,7 @@ def song(path, seconds=12.0, rate=8000, **tags):
 
 @pytest.fixture
 def music(tmp_path):
-    """Ten albums or folders; 18 tracks can be used."""
+    """A folder with ten albums or folders and 18 usable tracks."""
     root = tmp_path / "Music"
     club, late = root / "Jazz_Club", {"artist": "Ann Lee", "album": "Late Set"}
     comment = "Recorded live on a rainy night\nhttp://shop.example/ann\nEncoded with Xiph libVorbis 1.3"
@@ -78,7 +79,7 @@ def test_the_manifest_is_read_by_the_trainer(music, tmp_path):
     recordings = read_manifest(tmp_path / "out")
     assert [r.id for r in recordings] == list(rows)
     assert all(os.path.isfile(r.audio) for r in recordings)
-    inside, _ = imported(music, tmp_path)  # the music lies below the manifest: the whole may be moved
+    inside, _ = imported(music, tmp_path)  # the music is below the manifest, so paths are relative
     assert all(row["audio"] == f"Music/{name}" for name, row in inside.items())
     assert len(read_manifest(tmp_path)) == 18
 
@@ -142,14 +143,14 @@ def test_playlists_ask_for_test_tracks_by_title_and_album(music, tmp_path):
     titles = defaultdict(set)
     for name in test:
         titles[rows[name]["text"]["sf"][0].lower()].add(name)
-    assert {title: set(row["tracks"]) for title, row in by_title.items()} == titles  # the "two"s in one
+    assert {title: set(row["tracks"]) for title, row in by_title.items()} == titles  # all tracks called "two" are in one row
     albums = [row for row in lists if row["set"] == "album"]
     assert albums and all(len(row["tracks"]) >= 2 and set(row["tracks"]) < test for row in albums)
     assert all(set(row) - {"description"} == {"set", "title", "tracks"} for row in lists)
-    assert all(row["description"] for row in lists if "description" in row)      # loose files have nothing to say
+    assert all(row["description"] for row in lists if "description" in row)      # files without tags have no description
     assert any("description" not in row for row in lists)
     for row in read_rows(tmp_path / "out" / "playlists.jsonl", texts=("title",), optional=("description", "set")):
-        assert row[1] in lists      # as eval.py reads them
+        assert row[1] in lists      # read as eval.py does
 
 
 def test_two_folders_name_playlists_and_descriptions_hold_artist_and_album(tmp_path):
@@ -164,11 +165,11 @@ def test_two_folders_name_playlists_and_descriptions_hold_artist_and_album(tmp_p
 
 
 def test_cleaning_by_hand():
-    assert clean("  Dark__Forest \r\n Keep ") == "Dark Forest Keep"
-    assert clean("http://site.example/") == clean("www.site.example") == clean("???") == clean("- 12 -") == ""
-    assert clean("Unknown Artist") == clean("Track 07") == clean("untitled") == clean("Various Artists") == ""
-    assert clean("Unknown Pleasures") == "Unknown Pleasures" and clean("Title Theme") == "Title Theme"
-    assert clean("Ann <ann@site.example>") == "Ann" and clean("Ночь\x00") == "Ночь"
+    assert clean_text("  Dark__Forest \r\n Keep ") == "Dark Forest Keep"
+    assert clean_text("http://site.example/") == clean_text("www.site.example") == clean_text("???") == clean_text("- 12 -") == ""
+    assert clean_text("Unknown Artist") == clean_text("Track 07") == clean_text("untitled") == clean_text("Various Artists") == ""
+    assert clean_text("Unknown Pleasures") == "Unknown Pleasures" and clean_text("Title Theme") == "Title Theme"
+    assert clean_text("Ann <ann@site.example>") == "Ann" and clean_text("Ночь\x00") == "Ночь"
     assert {clean_name(n) for n in ("03 - Blue Moon", "03. Blue Moon", "03_Blue_Moon")} == {"Blue Moon"}
     assert clean_name("voc-dark") == "voc dark" and clean_name("theGreatFair") == "the Great Fair"
     assert clean_name("99 Luftballons") == "Luftballons"  # the price of dropping track numbers

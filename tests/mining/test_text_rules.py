@@ -1,17 +1,18 @@
-"""Every cleaning rule on texts that it must change and texts that it must leave, in several scripts; then what holds for all."""
+"""Each cleaning rule, on texts that it must change and on texts that it must leave alone, in several scripts. Then all together."""
 import re
 import time
 import unicodedata
+from collections import Counter
 
 import numpy as np
 import pytest
 
 from mulan_min.mining import text_rules as rules
-from mulan_min.mining.text_rules import RULES_LF, RULES_SF, clean, count_words
+from mulan_min.mining.text_rules import RULES_LF, RULES_SF, clean
 
 BY_NAME = {name: {rule: function for rule, function, _ in table} for name, table in (("sf", RULES_SF), ("lf", RULES_LF))}
 
-# rule | text | what becomes of it: a text, a list, or None for dropped
+# rule, text, expected result: a text, a list of texts, or None when the text is dropped
 CHANGED = [
     (rules.plain_characters, "𝐒𝐚𝐝 Ｐｉａｎｏ ﬂute", "Sad Piano flute"),
     (rules.plain_characters, "don´t\u200b stop\u00a0 \u202enow\x07", "don't stop now"),
@@ -92,19 +93,19 @@ UNCHANGED = [
 
 
 @pytest.mark.parametrize("rule, text, expected", CHANGED, ids=lambda value: getattr(value, "__name__", None))
-def test_a_rule_changes_what_it_is_for(rule, text, expected):
+def test_a_rule_changes_its_texts(rule, text, expected):
     assert squeeze(rule(text)) == squeeze(expected)
 
 
-def squeeze(found):
-    """Spaces that a rule leaves are `tidy`'s business."""
-    if isinstance(found, list):
-        return [" ".join(part.split()) for part in found]
-    return None if found is None else "\n".join(" ".join(line.split()) for line in found.split("\n"))
+def squeeze(result):
+    """Removes the spaces that a rule may leave, because `tidy` removes them later."""
+    if isinstance(result, list):
+        return [" ".join(part.split()) for part in result]
+    return None if result is None else "\n".join(" ".join(line.split()) for line in result.split("\n"))
 
 
 @pytest.mark.parametrize("rule, text", UNCHANGED, ids=lambda value: getattr(value, "__name__", None))
-def test_a_rule_leaves_the_rest_alone(rule, text):
+def test_a_rule_leaves_other_texts_alone(rule, text):
     assert rule(text) == text
 
 
@@ -115,51 +116,6 @@ def test_every_rule_has_both_kinds_of_examples_some_not_ascii():
         assert {function for function, text, *_ in examples if not text.isascii()} == functions
     for table in (RULES_SF, RULES_LF):
         assert len({name for name, _, _ in table}) == len(table) and all(reason for _, _, reason in table)
-
-
-# ---- sentences -------------------------------------------------------------------------
-
-GOLD = """
-The harp is soft. | The choir is not. | Why?
-so good. love the bass! | it's great
-Played in 4.5 time at 1.5x speed. | Then slower.
-Waltz feat. Otto and Dr. Smith vs. Mr. Jones, prod. by Ann. | Nice.
-Op. 9 No. 2 is sad. | No. | I said no. | Then it stops.
-J. S. Bach wrote it. | R.E.M. are sad and so are the U.S. charts.
-I like R.E.M. | The guitars ring.
-bass, drums, etc. and a harp. | bass, drums, etc. | The voice is warm.
-it starts slow ... then it grows... | Wow.
-Wait… what? | Wait… | What!?
-"Help!" she sings. | He answers "No." | Then quiet (very quiet.) | End
-1. A slow intro. | 2. The drums.
-See site.com/a.b for more.Not split, ok!
-素晴らしい。 | ピアノがいい！ | 「静かだ。」 | 終わり
-すごい! | 静か? | はい
-Очень тихо, т.е. шепотом. | Хор громче!
-यह धीमा है। | वीणा सुंदर है।
-هل هذا لحن؟ | نعم
-¡Qué triste! | ¿No? | Sí.
-"""
-
-
-@pytest.mark.parametrize("line", GOLD.strip().splitlines())
-def test_sentences_end_where_a_reader_ends_them(line):
-    """The bars say where a sentence ends; a line of two without one holds them together."""
-    gold = [part.strip() for part in line.split("|")]
-    if gold[0] == "so good. love the bass!":      # comments are often in lower case throughout
-        gold[0:1] = ["so good.", "love the bass!"]
-    unspaced = any(rules.is_unspaced(sign) for sign in line)
-    assert rules.sentences(("" if unspaced else " ").join(gold)) == gold
-
-
-def test_a_new_line_ends_a_sentence():
-    assert rules.sentences("slow and sad\n\nwarm\r\nсолнце\u2028夜") == ["slow and sad", "warm", "солнце", "夜"]
-
-
-def test_words_are_counted_in_any_script():
-    for text, words in (("a slow waltz, 2nd take!", 5), ("- — ...", 0), ("грустный вальс", 2), ("ピアノが静か", 3),
-                        ("संगीत शांत है", 3), ("슬픈 피아노", 2), ("เพลงช้า", 3), ("夜 in Köln", 3), ("", 0)):
-        assert count_words(text) == words, text
 
 
 # ---- all rules together ----------------------------------------------------------------
@@ -181,18 +137,18 @@ def soups(count, seed):
 
 @pytest.mark.parametrize("table", [RULES_SF, RULES_LF], ids=["sf", "lf"])
 def test_cleaning_what_is_clean_changes_nothing(table):
-    kept_at_all = 0
+    kept_count = 0
     for soup in soups(1500, 0):
         kept, _ = clean(soup, table)
-        kept_at_all += len(kept)
+        kept_count += len(kept)
         for text in kept:
             assert clean(text, table) == ([text], []), soup
             assert text == text.strip() and "  " not in text and re.sub("[\u200c\u200d]", "", text).isprintable()
-    assert kept_at_all > 300
+    assert kept_count > 300
 
 
-def test_each_rule_comes_to_rest():
-    """In a few rounds: a list may hold lists, and a bracket brackets."""
+def test_each_rule_has_a_fixed_point():
+    """After a few rounds, because a list may hold lists, and brackets may hold brackets."""
     for table in (RULES_SF, RULES_LF):
         for name, rule, _ in table:
             for soup in soups(400, 1):
@@ -203,8 +159,8 @@ def test_each_rule_comes_to_rest():
 
 
 def clean_once(rule, text):
-    found = rule(text)
-    return [part for part in squeeze([found] if isinstance(found, str) else found or []) if part]
+    result = rule(text)
+    return [part for part in squeeze([result] if isinstance(result, str) else result or []) if part]
 
 
 def test_sentences_lose_nothing_but_spaces():
@@ -213,7 +169,7 @@ def test_sentences_lose_nothing_but_spaces():
 
 
 def test_plain_characters_is_nfkc_but_for_symbols():
-    """unicodedata's own NFKC of the whole text is the oracle, on letters, digits and punctuation of all of Unicode."""
+    """The oracle is unicodedata's NFKC of the whole text, on random letters, digits and punctuation of all of Unicode."""
     usable = [chr(i) for i in range(32, 0x30000) if unicodedata.category(chr(i))[0] in "LNP" and chr(i) not in "‘’"]
     rng = np.random.default_rng(0)
     for _ in range(300):
@@ -223,23 +179,23 @@ def test_plain_characters_is_nfkc_but_for_symbols():
 
 
 def test_letters_of_every_script_survive():
-    """A word of random letters of one script, and marks on them, comes out of both tables as it went in."""
+    """Neither table changes words of random letters and marks of one script."""
     scripts = ("LATIN SMALL", "CYRILLIC SMALL", "GREEK SMALL", "DEVANAGARI", "ARABIC LETTER", "HEBREW LETTER", "HANGUL SYLLABLE",
                "CJK UNIFIED", "HIRAGANA LETTER", "THAI CHARACTER", "ARMENIAN SMALL", "ETHIOPIC SYLLABLE")
     rng = np.random.default_rng(0)
     for script in scripts:
-        signs = [chr(i) for i in range(0x61, 0xD7A4) if unicodedata.name(chr(i), "").startswith(script)
+        chars = [chr(i) for i in range(0x61, 0xD7A4) if unicodedata.name(chr(i), "").startswith(script)
                  and unicodedata.category(chr(i))[0] in "LM" and unicodedata.normalize("NFKC", chr(i)) == chr(i)]
-        assert len(signs) > 20
+        assert len(chars) > 20
         for _ in range(20):
-            letters = [sign for sign in signs if sign.isalpha()]
-            words = [rng.choice(letters) + "".join(rng.choice(signs, 5)) for _ in range(4)]
+            letters = [char for char in chars if char.isalpha()]
+            words = [rng.choice(letters) + "".join(rng.choice(chars, 5)) for _ in range(4)]
             text = unicodedata.normalize("NFC", " ".join(words))
             assert clean(text, RULES_SF) == ([text], []) and clean(text, RULES_LF) == ([text], []), script
 
 
 def test_every_word_is_kept_or_dropped():
-    """Texts with a numbered word in each sentence: each word turns up once, with the kept or with the dropped."""
+    """Each sentence holds a numbered word. Each such word must occur once, in the kept or in the dropped texts."""
     frames = ["waltz w{} is slow and warm.", "Subscribe to w{} and my channel!", "w{}", "see https://x.y w{}",
               "LOUD W{} " + "LOUD " * 5, "#w{}", "w{} 🔥🔥🔥🔥", "素晴らしい w{}。", "0:00 w{}", "The harp at 2:31 says w{}."]
     rng = np.random.default_rng(3)
@@ -252,7 +208,7 @@ def test_every_word_is_kept_or_dropped():
             assert {rule for rule, _ in dropped} <= {name for name, _, _ in table}
 
 
-def test_what_comes_out_of_both_tables():
+def test_both_tables_on_whole_texts():
     assert clean("Otto - Waltz (Official Video) [HD] (2009)", RULES_SF) == (["Otto - Waltz"], [])
     assert clean("Waltz 🎹 #viral #LoFi https://y.be/1", RULES_SF) == (["Waltz", "LoFi"], [("stop-tags", "viral")])
     assert clean("【公式】夜に駆ける（Official Music Video）| 1999", RULES_SF) == (["夜に駆ける"], [("no letters", "1999")])
@@ -261,13 +217,13 @@ def test_what_comes_out_of_both_tables():
         ("spam", "Subscribe to me!"), ("time stamps", "0:00"), ("addresses", "https://a.b records 🔥")])
 
 
-def test_a_reader_can_add_a_rule():
+def test_a_rule_can_be_added():
     table = (*RULES_SF, ("karaoke", lambda text: None if "karaoke" in text.casefold() else text, "the voice is missing"))
     assert clean("Waltz; Karaoke version", table) == (["Waltz"], [("karaoke", "Karaoke version")])
 
 
 def test_changes_are_counted_by_rule():
-    counts = rules.Counter()
+    counts = Counter()
     clean("Waltz (1999), slow, sad", RULES_SF, counts)
     assert counts == {"split": 1, "years": 1}
 
