@@ -75,7 +75,7 @@ class TextSettings:
     vocab_size: int = setting(30522, laptop=2000, smoke=500, low=1, help="entries of a WordPiece trained here; BERT base 30522")
     max_tokens: int = setting(512, laptop=64, low=3, help="longer texts are cut; paper 512")
     text_dropout: float = setting(0.1, laptop=0.0, high=0.99, help="BERT 0.1; five minutes of training are too short to need it")
-    text_warmup: int = setting(0, laptop=600, smoke=4, help="steps of masked-word prediction before training; our choice")
+    text_warmup: int = setting(0, laptop=600, smoke=4, help="steps of word prediction before training; our choice")
     text_warmup_lr: float = setting(1e-3, help="learning rate of these steps; our choice")
 
 

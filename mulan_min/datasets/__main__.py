@@ -6,7 +6,6 @@ from mulan_min.command_line import run_script
 from mulan_min.datasets.importing import import_dataset
 from mulan_min.datasets.label_files import SOURCES
 from mulan_min.datasets.music_folder import import_folder
-from mulan_min.errors import UserError
 
 
 def make_parser():

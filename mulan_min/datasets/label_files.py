@@ -17,8 +17,20 @@ from collections import Counter
 from pathlib import Path
 
 from mulan_min.data import SPLITS
-from mulan_min.datasets.tables import (clean_text, distinct, find_text, find_texts, held_out, html_to_text, one_line, read_list,
-                                       read_records, read_seconds, read_table, text_by_source)
+from mulan_min.datasets.tables import (
+    clean_text,
+    distinct,
+    find_text,
+    find_texts,
+    held_out,
+    html_to_text,
+    one_line,
+    read_list,
+    read_records,
+    read_seconds,
+    read_table,
+    text_by_source,
+)
 from mulan_min.errors import UserError
 from mulan_min.ontology import below, read_ontology
 

@@ -9,8 +9,7 @@ import torch.nn.functional as F
 from scipy import signal
 from torch import nn
 
-from mulan_min.companion.extractors import (EXTRACTORS, HarmonicCNN, PoolingBlock, SincNet, correlate_by_three, last_three,
-                                            make_extractor)
+from mulan_min.companion.extractors import EXTRACTORS, HarmonicCNN, PoolingBlock, SincNet, correlate_by_three, last_three, make_extractor
 from mulan_min.errors import UserError
 
 RATE = 16000
