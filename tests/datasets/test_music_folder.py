@@ -180,6 +180,7 @@ def test_cleaning_by_hand():
     assert clean_comment("CC-BY-SA v3.00") == clean_comment("Ripped by me") == clean_comment("nice one") == ()
     assert clean_comment("BonkEnc v1.0.14 <http://www.bonkenc.org/>") == ()
     assert clean_comment("Made for the game\r\nhttp://wl.example.org") == ("Made for the game",)
+    assert clean_comment("Composer: Ann of the Lee") == clean_comment("Artwork by: a friend\nsee www.x.de") == ()
     assert clean_comment(" 00000A2B 00000C3D 000061D7 0000") == ()
     assert clean_comment("Pence, licence and fence") == () != clean_comment("In frequency and essence")
 
