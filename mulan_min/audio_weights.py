@@ -9,7 +9,7 @@ from mulan_min.config import config_from_dict
 from mulan_min.errors import UserError
 from mulan_min.mulan import AudioTower
 from mulan_min.weight_names import audio_layout
-from mulan_min.weights import PUBLISHED_FILES, as_flags, copy_into, read_config, read_weights, rename_tensors, summarise, weights_file
+from mulan_min.weights import PUBLISHED_FILES, as_flags, copy_into, find_file, read_config, read_weights, rename_tensors, summarise
 
 # What a config.json must say where we support one kind only. A missing field counts as this value.
 RULES = {"ast": {"model_type": "audio-spectrogram-transformer", "hidden_act": "gelu", "qkv_bias": True},
@@ -23,7 +23,7 @@ def init_audio(model, path):
     """Copies AST or ResNet-50 weights, or the audio network of one of our runs, into a model's audio tower -> report. The
     spectrogram's mean and standard deviation and the projection stay as they are. Raises UserError when the file cannot be read,
     or its kind or sizes differ from the model's."""
-    front, path = model.config.front, weights_file(path, RUN_FILES + PUBLISHED_FILES)
+    front, path = model.config.front, find_file(path, RUN_FILES + PUBLISHED_FILES)
     tensors, saved = read_weights(path)
     saved, layout = saved and config_from_dict(saved, path), audio_layout(tensors)
     if not saved and not layout:

@@ -9,7 +9,7 @@ from mulan_min.bert import Bert
 from mulan_min.device import default_device
 from mulan_min.errors import UserError
 from mulan_min.mulan import check_texts
-from mulan_min.weights import PUBLISHED_FILES, as_flags, copy_into, read_config, read_weights, rename_tensors, weights_file
+from mulan_min.weights import PUBLISHED_FILES, as_flags, copy_into, find_file, read_config, read_weights, rename_tensors
 from mulan_min.wordpiece import encode, load_wordpiece
 
 # Our settings of the text tower, and their names in a BERT's config.json
@@ -50,7 +50,7 @@ def size_text_tower(config, typed):
 def copy_bert_into(bert, folder, tokenizer):
     """Copies a BERT folder's tensors into a `Bert` with the folder's sizes -> report. Embedding tables with more rows than `bert`
     has are cut. Raises UserError when files or tensors do not fit."""
-    path = weights_file(folder, PUBLISHED_FILES)
+    path = find_file(folder, PUBLISHED_FILES)
     tensors, report = rename_tensors(read_weights(path)[0], "BERT", path)
     last_id = max(tokenizer.get_vocab().values())
     if last_id >= len(bert.words.weight):

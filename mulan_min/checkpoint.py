@@ -87,8 +87,8 @@ def unpickle(path):
 
 
 def objective_of(state):
-    """The --objective that a checkpoint's state was trained with; "contrastive" where it names none, and loading it as a MuLan then
-    says what is wrong with it."""
+    """The --objective of a checkpoint's state. A state without one counts as "contrastive"; loading it as a MuLan reports the
+    error."""
     try:
         return str(state["config"]["optim"]["objective"])
     except (KeyError, TypeError):

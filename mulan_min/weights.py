@@ -16,7 +16,7 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int
 PUBLISHED_FILES = ("model.safetensors", "pytorch_model.bin")            # in this order
 
 
-def weights_file(path, names):
+def find_file(path, names):
     """`path` itself if it is a file, otherwise the first of `names` in that folder. Raises UserError when there is none."""
     path = Path(path)
     for candidate in (path, *(path / name for name in names)):

@@ -650,16 +650,18 @@ def test_a_run_of_ours_starts_another(tmp_path, audio):
         init_audio(smoke_model(other), tmp_path / "run")
 
 
-def test_a_run_with_longer_windows_has_its_positions_cut(tmp_path):
-    first, second = smoke_model("ast", seconds=2.0), smoke_model("ast")
+@pytest.mark.parametrize("changes", [{}, {"patch_mels": 32, "stride_mels": 16, "patch_frames": 4}])
+def test_a_run_with_longer_windows_has_its_positions_cut(tmp_path, changes):
+    first, second = smoke_model("ast", seconds=2.0, **changes), smoke_model("ast", **changes)
     save_run(first, tmp_path / "best.pt")
     report = "\n".join(init_audio(second, tmp_path / "best.pt"))
-    rows, (_, before), (_, after) = first.audio.net.positions.detach(), first.audio.net.grid, second.audio.net.grid
+    table, (mels, before), (_, after) = first.audio.net.positions.detach(), first.audio.net.grid, second.audio.net.grid
     start = before // 2 - after // 2
-    assert torch.equal(second.audio.net.positions[1:], rows[1 + start:1 + start + after])
-    assert f"(1, {before}) -> (1, {after})" in report
+    rows = table[1:].reshape(mels, before, -1)[:, start:start + after]
+    assert torch.equal(second.audio.net.positions[1:], rows.flatten(0, 1))
+    assert f"({mels}, {before}) -> ({mels}, {after})" in report
     with pytest.raises(UserError, match="--ast-heads 2"):
-        init_audio(smoke_model("ast", ast_heads=4), tmp_path / "best.pt")
+        init_audio(smoke_model("ast", ast_heads=4, **changes), tmp_path / "best.pt")
 
 
 def test_training_starts_from_a_run(tmp_path, small_world, capsys):

@@ -146,7 +146,7 @@ def _rise(seconds):
     return 1 - np.exp(-TIME * 3 / seconds)
 
 
-# --- instruments: f = frequency in Hz, v = -1, 0 or 1 (the variant), rng = random generator of this note -----
+# --- instruments: f = frequency in Hz, v = -1, 0 or 1 (the variant), rng = random generator of this note; each -> (samples,)
 
 def piano(f, v, rng):
     k = _numbers(f, 18)
@@ -304,7 +304,7 @@ INSTRUMENTS = {function.__name__.replace("_", " "): function for function in (
 LOWEST = dict(zip(INSTRUMENTS, (50, 46, 48, 55, 45, 43, 54, 50, 58, 66, 50, 56, 58, 70, 48, 53)))
 
 
-# --- drums: t = seconds (samples,), rng = random generator of this kit --------------------------------------
+# --- drums: t = seconds (samples,), rng = random generator of this kit; each -> (samples,)
 
 def _thump(t, rng, start, end, drop, decay, click):
     """A sine that falls from `start` to `end` Hz in about 1 / drop seconds, with a click: all kicks and the big drum."""

@@ -153,7 +153,7 @@ def test_an_interrupted_making_leaves_nothing(world, tmp_path, monkeypatch, inte
 
 
 def test_a_killed_making_is_cleaned_up_and_made_again(tmp_path):
-    script = "import sys, mulan_min.demo.world as world; world.make_world(sys.argv[1], 4400, workers=2)"
+    script = "import sys, mulan_min.demo.world as world; world.make_world(sys.argv[1], 400, workers=2)"
     making = subprocess.Popen([sys.executable, "-c", script, str(tmp_path / "world")], cwd=ROOT, stdout=subprocess.PIPE)
     rendered = lambda: len(list(tmp_path.glob(".world.making-*/audio/*.flac")))
     deadline = time.monotonic() + 60
