@@ -133,6 +133,13 @@ class TextTower(nn.Module):
         return l2_normalize(self.project(states))
 
 
+def load_best(cls, run, device=None):
+    """The trained model of a run folder (its best checkpoint) or of one file, a checkpoint or a .safetensors file written by
+    `mulan_min.weights`, in eval mode, on the GPU where there is one. Raises UserError."""
+    path = checkpoint.best_of(run)
+    return cls.from_state(checkpoint.load(path), path).to(device or default_device()).eval()
+
+
 class MuLan(nn.Module):
     """The joint embedding of music and text.
 
@@ -177,12 +184,7 @@ class MuLan(nn.Module):
         """What torch.compile compiles: [(module, whether its input shapes change)]."""
         return [(self.audio.net, None), (self.text.net, True)]
 
-    @classmethod
-    def load(cls, run, device=None):
-        """The trained model of a run folder (its best checkpoint) or of one file, a checkpoint or a .safetensors file written by
-        `mulan_min.export`, in eval mode, on the GPU where there is one. Raises UserError."""
-        path = checkpoint.best_of(run)
-        return cls.from_state(checkpoint.load(path), path).to(device or default_device()).eval()
+    load = classmethod(load_best)
 
     @classmethod
     def from_state(cls, state, source):
