@@ -133,16 +133,14 @@ def _suits(piece, activity):
 
 def _slots(piece):
     """Returns {slot: phrases that are true of the piece}. Three in four wordings of a label are the label itself."""
-    slots = dict(_FILLERS)
+    doing = [phrase for activity in ACTIVITIES if _suits(piece, activity) for phrase in activity["titles"] + activity["details"]]
+    slots = {**_FILLERS, "style": [piece.genre], "key": [f"{_KEYS[piece.key]} {piece.mode}"],
+             "backing": [word for label in piece.backing for word in (label, *WORDINGS[label])],
+             "activity": doing, "activity_f": doing}
     for slot in ("genre", "lead", "mood", "tempo", "density", "production"):
         label = getattr(piece, slot)
         slots[slot] = [label] * (3 * len(WORDINGS[label]) - 4) + WORDINGS[label]
         slots[slot + "_f"] = FACETS[label]
-    slots["style"] = [piece.genre]
-    slots["backing"] = [word for label in piece.backing for word in (label, *WORDINGS[label])]
-    slots["key"] = [f"{_KEYS[piece.key]} {piece.mode}"]
-    slots["activity"] = slots["activity_f"] = [phrase for activity in ACTIVITIES if _suits(piece, activity)
-                                               for phrase in activity["titles"] + activity["details"]]
     return slots
 
 
