@@ -18,8 +18,9 @@ AUDIO_SUFFIXES = set(".wav .flac .ogg .oga .opus .mp3 .aif .aiff .aifc .au .caf 
 TEXT_SUFFIXES = {".csv", ".tsv", ".txt", ".json"}
 
 
-def files_below(folder):
-    """Relative paths of all files, with "/" and in order. Links to folders are followed; hidden files are left out."""
+def files_below(folder, suffixes):
+    """Relative paths of the files with these suffixes, with "/" and in order. Links to folders are followed; hidden files are
+    left out."""
     files, visited = [], set()
     for parent, folders, names in os.walk(folder, followlinks=True):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -28,7 +29,8 @@ def files_below(folder):
             continue
         visited.add(os.path.realpath(parent))
         prefix = os.path.relpath(parent, folder).replace(os.sep, "/")
-        files += [f"{prefix}/{name}".removeprefix("./") for name in sorted(names) if not name.startswith(".")]
+        files += [f"{prefix}/{name}".removeprefix("./") for name in sorted(names)
+                  if not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes]
     return files
 
 
@@ -120,10 +122,7 @@ def import_dataset(args):
     folder = args.audio_dir or home
     if not folder.is_dir():
         raise UserError(f"--audio-dir {folder}: no such folder")
-    files = files_below(home)
-    text_files = [str(home / name) for name in files if Path(name).suffix.lower() in TEXT_SUFFIXES]
-    audio_files = [name for name in (files if folder == home else files_below(folder))
-                   if Path(name).suffix.lower() in AUDIO_SUFFIXES]
+    text_files, audio_files = [str(home / name) for name in files_below(home, TEXT_SUFFIXES)], files_below(folder, AUDIO_SUFFIXES)
     rows, labels, notes = getattr(label_files, args.dataset)(args, text_files, audio_files)
     if args.labels_only:
         write_json(args.out / "labels.json", labels)
@@ -137,15 +136,14 @@ def import_dataset(args):
     # text-to-music retrieval: a caption of the test split must find its recording
     captions = [{"set": "caption", "title": line["text"]["lf"][0], "tracks": [line["id"]]} for line in lines
                 if args.dataset == "musiccaps" and line["split"] == "test" and "lf" in line["text"]]
-    optional = (("labels.json", labels, write_json), ("playlists.jsonl", captions, write_jsonl))
-    for name, content, write in filter(lambda entry: entry[1], optional):
-        write(args.out / name, content)
+    for name, content, write in (("labels.json", labels, write_json), ("playlists.jsonl", captions, write_jsonl)):
+        if content:
+            write(args.out / name, content)
+        else:      # a file of an earlier import would be mistaken for one of this import
+            (args.out / name).unlink(missing_ok=True)
     listed = ["\t".join(" ".join(part.split()) for part in (reason, *entry)) for reason in left_out for entry in left_out[reason]]
     write_text(args.out / "left_out.txt", "".join(f"{line}\n" for line in listed))
     write_jsonl(args.out / "manifest.jsonl", lines)      # last: a folder with a manifest is complete
-    for name, content, _ in optional:
-        if not content:      # a file of an earlier import would be mistaken for one of this import
-            (args.out / name).unlink(missing_ok=True)
     report = [split_table(lines), "", text_table(lines), "", *notes]
     report += [f"unreadable: {detail}" for _, detail in left_out["unreadable"][:20]]
     return "\n".join([*report, f"left out: {counts(left_out)}" + (f"; listed in {args.out / 'left_out.txt'}" if listed else "")])

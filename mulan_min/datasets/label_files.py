@@ -24,9 +24,8 @@ from mulan_min.errors import UserError
 from mulan_min.ontology import below, read_ontology
 
 SOURCES = ("sf", "lf", "pl", "aset")
-SPLIT_NAMES = {name: split for split, names in {
-    "train": "train training tr", "valid": "valid validation val dev", "test": "test testing eval evaluation",
-}.items() for name in names.split()}
+SPLIT_NAMES = {"train": "train", "training": "train", "tr": "train", "valid": "valid", "validation": "valid", "val": "valid",
+               "dev": "valid", "test": "test", "testing": "test", "eval": "test", "evaluation": "test"}
 
 
 def read_split(cell, where):

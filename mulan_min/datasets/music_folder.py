@@ -61,7 +61,7 @@ def read_track(path, music):
 
 def read_tracks(files, music, min_seconds, check):
     """Reads the tags of all files -> (list of Track, {reason: [ids or messages of the files left out]})."""
-    tracks, left_out, seen = [], {"unreadable": [], "too short": [], "twice": []}, set()
+    tracks, left_out = {}, {"unreadable": [], "too short": [], "twice": []}
     for path in tqdm(files, desc="reading tags", unit="file", disable=None):
         try:
             track = read_track(path, music)
@@ -70,15 +70,14 @@ def read_tracks(files, music, min_seconds, check):
         except AudioError as error:
             left_out["unreadable"].append(str(error))
             continue
-        key = (track.title.lower(), track.seconds)          # a copy in another folder could be on the other side of the split
+        key = (track.title.lower() or path, track.seconds)      # a copy in another folder could be in another split
         if track.seconds < min_seconds:
             left_out["too short"].append(track.id)
-        elif track.title and key in seen:
+        elif key in tracks:
             left_out["twice"].append(track.id)
         else:
-            seen.add(key)
-            tracks.append(track)
-    return tracks, left_out
+            tracks[key] = track
+    return list(tracks.values()), left_out
 
 
 def joined_groups(tracks):
