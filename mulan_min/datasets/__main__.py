@@ -56,8 +56,7 @@ def main(argv=None):
     if args.dataset == "folder":
         report = import_folder(args.music, args.out, args.seed, args.test_share, args.min_seconds, args.check)
     else:
-        args.source, args.out = args.source.resolve(), args.out.resolve()
-        args.audio_dir = args.audio_dir and args.audio_dir.resolve()
+        args.source, args.out, args.audio_dir = (path and path.resolve() for path in (args.source, args.out, args.audio_dir))
         report = import_dataset(args)
     print(report.encode("utf-8", "backslashreplace").decode())      # file names that are not UTF-8 cannot be printed as they are
 

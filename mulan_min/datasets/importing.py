@@ -1,5 +1,6 @@
 """Turns the rows of `label_files` into a manifest folder: finds the audio, checks it, writes the files, prints statistics."""
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from tqdm import tqdm
@@ -7,6 +8,7 @@ from tqdm import tqdm
 from mulan_min.audio import AudioError, duration, read_window
 from mulan_min.data import SPLITS
 from mulan_min.datasets import label_files
+from mulan_min.datasets.tables import by_source
 from mulan_min.errors import UserError
 from mulan_min.files import write_json, write_jsonl, write_text
 from mulan_min.report import format_table
@@ -14,14 +16,11 @@ from mulan_min.report import format_table
 # libsndfile cannot read AAC and WMA; these files are tried anyway, so that the report names them as unreadable
 AUDIO_SUFFIXES = set(".wav .flac .ogg .oga .opus .mp3 .aif .aiff .aifc .au .caf .w64 .rf64 .m4a .aac .wma".split())
 TEXT_SUFFIXES = {".csv", ".tsv", ".txt", ".json"}
-REASONS = ("missing", "empty", "unreadable", "twice")      # why a recording is left out
 
 
-# ---- finding audio ---------------------------------------------------------------------
-
-
-def files_below(folder):
-    """Relative paths of all files, with "/" and in order. Links to folders are followed; hidden files are left out."""
+def files_below(folder, suffixes):
+    """Relative paths of the files with these suffixes, with "/" and in order. Links to folders are followed; hidden files are
+    left out."""
     files, visited = [], set()
     for parent, folders, names in os.walk(folder, followlinks=True):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -29,9 +28,9 @@ def files_below(folder):
             folders.clear()
             continue
         visited.add(os.path.realpath(parent))
-        relative = os.path.relpath(parent, folder).replace(os.sep, "/")
-        prefix = "" if relative == "." else relative + "/"
-        files += [prefix + name for name in sorted(names) if not name.startswith(".")]
+        prefix = os.path.relpath(parent, folder).replace(os.sep, "/")
+        files += [f"{prefix}/{name}".removeprefix("./") for name in sorted(names)
+                  if not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes]
     return files
 
 
@@ -70,27 +69,30 @@ def path_in_manifest(path, out):
     return os.path.relpath(path, out) if Path(path).is_relative_to(out) else str(path)
 
 
-# ---- from rows to a manifest -----------------------------------------------------------
-
-
 def resolve(rows, folder, index, args):
-    """Rows of `label_files` -> (manifest lines of the recordings whose audio exists, {reason: [(id, detail) left out]})."""
-    lines, left_out, seen, probed = [], {reason: [] for reason in REASONS}, set(), False
+    """Rows of `label_files` -> (manifest lines of the recordings whose audio exists, {reason: [(id, detail) left out]}).
+
+    Raises UserError for the first file that is named after a video and much longer than its clip, unless args.whole_videos.
+    """
+    lines, left_out, seen, probed = [], {"missing": [], "empty": [], "unreadable": [], "twice": []}, set(), False
     for row in tqdm(rows, desc="recordings", unit="", disable=None):
         names, clip, suspect = row["audio"], row.pop("clip", None), row.pop("suspect", False)
         path, name = find_audio(index, folder, names)
         reason, detail = None, names[0]
         if row["id"] in seen:
             reason = "twice"
-        elif path is None or not os.path.isfile(path):      # a broken link is in the index, but it is not a file
+        elif not os.path.isfile(path or ""):      # a broken link is in the index, but it is not a file
             reason = "missing"
         elif not os.path.getsize(path):
             reason, detail = "empty", path
         elif clip and name == names[-1] and args.whole_videos:
             row["start"], row["duration"] = clip
-        elif clip and name == names[-1] and not probed:      # named after the video: it may be the video or the clip
+        elif clip and name == names[-1] and not probed:      # named after the video: it may be the whole video or the clip
             probed = True
-            refuse_whole_video(path, clip[1])
+            with suppress(AudioError):      # --check reports unreadable files
+                if (seconds := duration(path)) > 1.5 * clip[1] + 1:
+                    raise UserError(f"{path}: {seconds:.0f} s long, but the recording has {clip[1]:g} s; if the files are whole "
+                                    "videos, give --whole-videos to use that part of them")
         seen.add(row["id"])
         try:
             if not reason and (args.check or suspect):
@@ -104,25 +106,14 @@ def resolve(rows, folder, index, args):
     return lines, left_out
 
 
-def refuse_whole_video(path, seconds):
-    """Raises UserError if a file is much longer than the clip of `seconds` that it should hold."""
-    try:
-        length = duration(path)
-    except AudioError:
-        return      # --check reports it
-    if length > 1.5 * seconds + 1:
-        raise UserError(f"{path}: {length:.0f} s long, but the recording has {seconds:g} s; if the files are whole videos, give "
-                        "--whole-videos to use that part of them")
-
-
 def import_dataset(args):
     """Writes manifest.jsonl, labels.json, playlists.jsonl and left_out.txt to `args.out` -> report as text.
 
     `args` is the command line of __main__.py. Nothing is written when a UserError is raised.
     """
-    written = [name for name in ("manifest.jsonl", "labels.json") if (args.out / name).exists()]
-    if written and not args.overwrite:
-        raise UserError(f"{args.out / written[0]} already exists; give --overwrite to replace it, or another folder")
+    for path in (args.out / "manifest.jsonl", args.out / "labels.json"):
+        if path.exists() and not args.overwrite:
+            raise UserError(f"{path} already exists; give --overwrite to replace it, or another folder")
     if args.out.exists() and not args.out.is_dir():
         raise UserError(f"{args.out}: not a folder; name one to write to")
     kind, home = ("file", args.source.parent) if args.dataset == "csv" else ("folder", args.source)
@@ -131,10 +122,7 @@ def import_dataset(args):
     folder = args.audio_dir or home
     if not folder.is_dir():
         raise UserError(f"--audio-dir {folder}: no such folder")
-    files = files_below(home)
-    text_files = [str(home / name) for name in files if Path(name).suffix.lower() in TEXT_SUFFIXES]
-    audio_files = [name for name in (files if folder == home else files_below(folder))
-                   if Path(name).suffix.lower() in AUDIO_SUFFIXES]
+    text_files, audio_files = [str(home / name) for name in files_below(home, TEXT_SUFFIXES)], files_below(folder, AUDIO_SUFFIXES)
     rows, labels, notes = getattr(label_files, args.dataset)(args, text_files, audio_files)
     if args.labels_only:
         write_json(args.out / "labels.json", labels)
@@ -143,26 +131,22 @@ def import_dataset(args):
     if not lines:
         first = f"; the first: {', '.join(next(filter(None, left_out.values()))[0])}" if any(left_out.values()) else ""
         raise UserError(f"{folder}: no recording to import ({counts(left_out)}{first}); is the audio elsewhere? See --audio-dir")
-    for line in lines:
-        line["text"] |= {"aset": line["tags"]} if args.tags_as_aset and line["tags"] else {}
+    for line in lines if args.tags_as_aset else []:
+        line["text"] |= by_source(aset=line["tags"])
     # text-to-music retrieval: a caption of the test split must find its recording
     captions = [{"set": "caption", "title": line["text"]["lf"][0], "tracks": [line["id"]]} for line in lines
                 if args.dataset == "musiccaps" and line["split"] == "test" and "lf" in line["text"]]
-    optional = (("labels.json", labels, write_json), ("playlists.jsonl", captions, write_jsonl))
-    for name, content, write in filter(lambda entry: entry[1], optional):
-        write(args.out / name, content)
-    listed = ["\t".join(" ".join(part.split()) for part in (reason, *entry)) for reason in REASONS for entry in left_out[reason]]
+    for name, content, write in (("labels.json", labels, write_json), ("playlists.jsonl", captions, write_jsonl)):
+        if content:
+            write(args.out / name, content)
+        else:      # a file of an earlier import would be mistaken for one of this import
+            (args.out / name).unlink(missing_ok=True)
+    listed = ["\t".join(" ".join(part.split()) for part in (reason, *entry)) for reason in left_out for entry in left_out[reason]]
     write_text(args.out / "left_out.txt", "".join(f"{line}\n" for line in listed))
     write_jsonl(args.out / "manifest.jsonl", lines)      # last: a folder with a manifest is complete
-    for name, content, _ in optional:
-        if not content:      # a file of an earlier import would be mistaken for one of this import
-            (args.out / name).unlink(missing_ok=True)
     report = [split_table(lines), "", text_table(lines), "", *notes]
     report += [f"unreadable: {detail}" for _, detail in left_out["unreadable"][:20]]
     return "\n".join([*report, f"left out: {counts(left_out)}" + (f"; listed in {args.out / 'left_out.txt'}" if listed else "")])
-
-
-# ---- statistics ------------------------------------------------------------------------
 
 
 def counts(left_out):
@@ -173,13 +157,14 @@ def counts(left_out):
 def split_table(lines, **extra):
     """Recordings of each split, and how many of them have text of each source and tags. `extra` holds more columns as
     heading=function of a split's lines."""
-    columns = {"recordings": len, **extra}
-    for source in label_files.SOURCES:
-        columns[f"with {source.upper()}"] = lambda part, source=source: sum(source in line["text"] for line in part)
-    columns["with tags"] = lambda part: sum(bool(line.get("tags")) for line in part)
-    parts = [[line for line in lines if line["split"] == split] for split in SPLITS]
-    rows = [[split, *(column(part) for column in columns.values())] for split, part in zip(SPLITS, parts)]
-    return format_table(rows, ["split", *columns])
+    rows = []
+    for split in SPLITS:
+        part = [line for line in lines if line["split"] == split]
+        with_text = (sum(source in line["text"] for line in part) for source in label_files.SOURCES)
+        rows.append([split, len(part), *(column(part) for column in extra.values()), *with_text,
+                     sum(bool(line.get("tags")) for line in part)])
+    headings = [f"with {source.upper()}" for source in label_files.SOURCES]
+    return format_table(rows, ["split", "recordings", *extra, *headings, "with tags"])
 
 
 def text_table(lines):

@@ -1,16 +1,15 @@
 """Turns a folder of music into a manifest folder. The texts come from the tags and names of the files."""
 import math
 import re
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, namedtuple
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
 from mulan_min.audio import AudioError, open_audio, read_window
 from mulan_min.datasets.importing import AUDIO_SUFFIXES, counts, path_in_manifest, split_table
-from mulan_min.datasets.tables import clean_text, distinct, text_by_source
+from mulan_min.datasets.tables import by_source, clean_text, distinct
 from mulan_min.errors import UserError
 from mulan_min.files import write_jsonl
 from mulan_min.mining.text_rules import FILE_COMMENT
@@ -20,19 +19,10 @@ STORAGE = set("music audio sound sounds snd song songs track tracks album albums
               "files mp3 flac ogg opus wav cd disc disk vol misc various unknown artist downloads library itunes".split())
 
 
-class Track(NamedTuple):
-    """The description of a music file by its tags and names. All texts are cleaned; a missing one is "" or ()."""
-
-    id: str      # path relative to the music folder
-    seconds: float
-    title: str
-    artist: str
-    album: str
-    genres: tuple[str, ...]
-    comments: tuple[str, ...]
-    folders: tuple[str, ...]      # names of the folders above the file, nearest first
-    folder: str      # the same names as one key
-    group: str      # the album, the same for all its discs; without an album the folder
+# The description of a music file by its tags and names. All texts are cleaned; a missing one is "" or (). `id` is the path
+# relative to the music folder; `folders` are the names of the folders above the file, nearest first, and `folder` is the same
+# as one key; `group` is the album, the same for all its discs, or without an album the folder.
+Track = namedtuple("Track", "id seconds title artist album genres comments folders folder group")
 
 
 def clean_name(name):
@@ -71,7 +61,7 @@ def read_track(path, music):
 
 def read_tracks(files, music, min_seconds, check):
     """Reads the tags of all files -> (list of Track, {reason: [ids or messages of the files left out]})."""
-    tracks, left_out, seen = [], {"unreadable": [], "too short": [], "twice": []}, set()
+    tracks, left_out = {}, {"unreadable": [], "too short": [], "twice": []}
     for path in tqdm(files, desc="reading tags", unit="file", disable=None):
         try:
             track = read_track(path, music)
@@ -80,15 +70,14 @@ def read_tracks(files, music, min_seconds, check):
         except AudioError as error:
             left_out["unreadable"].append(str(error))
             continue
-        key = (track.title.lower(), track.seconds)          # a copy in another folder could be on the other side of the split
+        key = (track.title.lower() or path, track.seconds)      # a copy in another folder could be in another split
         if track.seconds < min_seconds:
             left_out["too short"].append(track.id)
-        elif track.title and key in seen:
+        elif key in tracks:
             left_out["twice"].append(track.id)
         else:
-            seen.add(key)
-            tracks.append(track)
-    return tracks, left_out
+            tracks[key] = track
+    return list(tracks.values()), left_out
 
 
 def joined_groups(tracks):
@@ -137,9 +126,8 @@ def playlists(tracks):
                for members in titles.values()]
     queries += [("album", members[0].album or members[0].folders[0], [track.artist for track in members], members)
                 for members in groups.values() if 2 <= len(members) < len(tracks)]
-    rows = [{"set": kind, "title": title, "description": ", ".join(distinct(texts)), "tracks": [track.id for track in members]}
-            for kind, title, texts, members in queries if title]
-    return [row if row["description"] else {k: v for k, v in row.items() if k != "description"} for row in rows]
+    return [{"set": kind, "title": title, **({"description": ", ".join(distinct(texts))} if any(texts) else {}),
+             "tracks": [track.id for track in members]} for kind, title, texts, members in queries if title]
 
 
 def import_folder(music, out, seed=0, test_share=0.2, min_seconds=10.0, check=False):
@@ -161,12 +149,9 @@ def import_folder(music, out, seed=0, test_share=0.2, min_seconds=10.0, check=Fa
     groups = joined_groups(tracks)
     by_album = len(set(groups)) >= 3      # fewer cannot fill three splits
     splits = split_groups(groups if by_album else [track.id for track in tracks], test_share, seed)
-    rows = []
-    for track, split in zip(tracks, splits):
-        text = text_by_source(sf=(track.title, track.artist, track.album, *track.genres), lf=track.comments,
-                              pl=distinct(track.folders)[:2])
-        rows.append({"id": track.id, "audio": path_in_manifest(music / track.id, out), "split": split, "duration": track.seconds,
-                     "text": text})
+    rows = [{"id": track.id, "audio": path_in_manifest(music / track.id, out), "split": split, "duration": track.seconds,
+             "text": by_source(sf=(track.title, track.artist, track.album, *track.genres), lf=track.comments,
+                               pl=distinct(track.folders)[:2])} for track, split in zip(tracks, splits)]
     write_jsonl(out / "playlists.jsonl", playlists([track for track, split in zip(tracks, splits) if split == "test"]))
     write_jsonl(out / "manifest.jsonl", rows)      # last: a folder with a manifest is complete
     group_of = {track.id: group for track, group in zip(tracks, groups)}

@@ -15,10 +15,9 @@ from mulan_min.data import COMPANIONS, read_manifest
 from mulan_min.errors import UserError
 from mulan_min.files import new_folder, write_jsonl, write_text
 from mulan_min.mining.relevance import judge
-from mulan_min.mining.text_rules import RULES_LF, RULES_SF, clean, count_words
+from mulan_min.mining.text_rules import RULES_LF, RULES_SF, clean, count_words, drop_if
 from mulan_min.report import format_table
 
-RULES = {"sf": RULES_SF, "lf": RULES_LF}
 COPIED = (*COMPANIONS, "lf_truth.jsonl")
 
 
@@ -35,12 +34,12 @@ def mine(folder, out, relevance=None, threshold=0.5, join=False):
     folder, out = Path(folder).resolve(), Path(out).resolve()
     if out == folder or folder in out.parents or out in folder.parents:
         raise UserError(f"{out}: must lie outside {folder} and must not contain it; give another OUT")
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: exists already; delete it or give another OUT")
     read_manifest(folder)       # raises UserError for an invalid manifest
     lines = (folder / "manifest.jsonl").read_text(encoding="utf-8", errors="replace").split("\n")
     rows = [json.loads(line) for line in lines if line.strip()]
-    rules, changed, dropped = dict(RULES), defaultdict(Counter), []
+    rules, changed, dropped = {"sf": RULES_SF, "lf": RULES_LF}, defaultdict(Counter), []
     if relevance is not None:
         rules["lf"] += (filter_rule(rows, relevance, threshold),)
     texts = [clean_row(row, rules, join, changed, dropped) for row in tqdm(rows, desc="rules", unit="recording", disable=None)]
@@ -66,8 +65,7 @@ def filter_rule(rows, relevance, threshold):
     comments = [text for row in rows for text in row["text"].get("lf", [])]
     pieces = sorted({piece for text in comments for piece in clean(text, RULES_LF)[0]})
     rejected = {piece for piece, probability in zip(pieces, judge(relevance, pieces)) if probability < threshold}
-    reason = "the learned filter judges that it does not describe music"
-    return "filter", lambda piece: None if piece in rejected else piece, reason
+    return "filter", drop_if(rejected.__contains__), "the learned filter judges that it does not describe music"
 
 
 def clean_row(row, rules, join, changed, dropped):

@@ -8,6 +8,7 @@ symbol or an invisible character, so accents, Cyrillic, Devanagari and CJK survi
 """
 import re
 import unicodedata
+from functools import partial
 
 from mulan_min.mining.segmentation import count_words, sentences
 
@@ -17,6 +18,7 @@ ADDRESS = re.compile(r"<?(?:https?:\S+|\bwww\.\S+|\b[\w.+-]{1,64}@\w[\w.-]{0,64}
 BRACKETS = re.compile(r"[(\[{【〔《「『]([^()\[\]{}【】〔〕《》「」『』]*)[)\]}】〕》」』]")
 YEAR = re.compile(r"(?:(?:19|20)\d\d)(?:\s?[-–/]\s?(?:(?:19|20)?\d\d))?")
 STAMP = re.compile(r"(?:(?<!\w)(?:at|from|around|um|ab|à|en|a los|в|на)\s+|@\s*)?(?<![\w:])\d{1,2}:\d\d(?::\d\d)?(?![\w:])", re.I)
+HASHTAG = re.compile(r"(?<!\S)#[^\W\d]\S*")
 EDGES = " \t\n-–—|｜/\\:,;、，·•~～_*=<>"
 
 BOILERPLATE = re.compile(r"""
@@ -73,12 +75,19 @@ ASKING = re.compile(r"""
   | ください | お願い | 教えて | 求 | 请 | 주세요 | \b (?: any | some ) (?: one | body ) \s (?: have | has | got | know | post | tell )
   | \b (?: need | post | want ) \s (?: the | these | lyrics )
 """, re.I | re.X)
+# One letter or mark six times in a row (except dots and digits), or one word four times in a row.
+REPETITION = re.compile(r"([^\s\d.…_=-])\1{5}|(?<!\w)(\w+)(?:\W+\2(?!\w)){3}", re.I)
 TITLE_REQUEST = re.compile(r"""
     \b (?: name | title ) \s of \s (?: the | this | that ) \s (?: song | track | tune | piece | music ) \b .* \?
   | \b (?: what | which ) (?: '?s | \s is )? \s (?: (?: the | this | that ) \s )? (?: song | track | tune ) \s
     (?: is | at | name | called ) \b .* \?
   | ^ \W* (?: song | track ) \s? (?: name | id | title | at \s .* )? \W* \? | nombre \s de \s la \s canci[oó]n | 曲名
 """, re.I | re.X)
+
+
+def drop_if(condition):
+    """Makes the rule that drops the texts for which condition(text) is true."""
+    return lambda text: None if condition(text) else text
 
 
 # ---- rules for short and long form -----------------------------------------------------
@@ -113,31 +122,32 @@ def no_symbols(text):
 
 def hashtags(text):
     """"A waltz #sad #LoFi" -> ["A waltz", "sad", "LoFi"]. The # inside a word (C#) or before a number (#1) is no hashtag."""
-    tags = re.findall(r"(?<!\S)#[^\W\d]\S*", text)
-    if not tags:
-        return text
+    tags = HASHTAG.findall(text)
     words = [word.strip(EDGES + ".!?)(").replace("_", " ") for tag in tags for word in tag.split("#")[1:]]
-    return [re.sub(r"(?<!\S)#[^\W\d]\S*", " ", text), *words]
+    return [HASHTAG.sub(" ", text), *words] if tags else text
 
 
 # ---- short form ------------------------------------------------------------------------
 
 
-def no_addresses(text):
-    """Removes web and mail addresses."""
-    return ADDRESS.sub(" ", text)
+no_addresses = partial(ADDRESS.sub, " ")      # removes web and mail addresses
+# Removes years in brackets: "(1975)", "[2009-11]". A year without brackets may be the title.
+no_years = partial(BRACKETS.sub, lambda match: " " if YEAR.fullmatch(match[1].strip()) else match[0])
+# Drops a tag that fits any recording, such as "music" or "YouTube".
+stop_tag = drop_if(lambda text: text.casefold().strip(".!? ") in STOP_TAGS)
+no_letters = drop_if(lambda text: not any(map(str.isalpha, text)))
 
 
 def split_tags(text):
     """Splits a list of tags into its tags. A title with one comma stays whole, and so does "Crosby, Stills, Nash & Young"."""
-    lines = text.split("\n")
+    if "\n" in text:
+        return text.split("\n")
     for mark, least, longest in ((r"[|｜;；•]", 2, 4), (r"[,，、،](?!\d)", 3, 3)):      # fewest parts, most words of a short part
         parts = [part for part in re.split(mark, text) if part.strip()]
-        short = sum(count_words(part) <= longest for part in parts)
-        if len(lines) == 1 and len(parts) >= least and 2 * short > len(parts):
+        if len(parts) >= least and 2 * sum(count_words(part) <= longest for part in parts) > len(parts):
             if "," not in mark or not re.search(r"&|\s(?:and|und|et|y|e|i|и|og|och|en)\s", parts[-1]):
                 return parts
-    return lines if len(lines) > 1 else text
+    return text
 
 
 def no_boilerplate(text):
@@ -147,11 +157,6 @@ def no_boilerplate(text):
         return " " if words <= IN_BRACKETS else match[0]
 
     return BRACKETS.sub(bracket, BOILERPLATE.sub(" ", text))
-
-
-def no_years(text):
-    """Removes years in brackets: "(1975)", "[2009-11]". A year without brackets may be the title."""
-    return BRACKETS.sub(lambda match: " " if YEAR.fullmatch(match[1].strip()) else match[0], text)
 
 
 def tidy(text):
@@ -164,47 +169,27 @@ def tidy(text):
     return " ".join(text.split())
 
 
-def stop_tag(text):
-    """Drops a tag that fits any recording, such as "music" or "YouTube"."""
-    return None if text.casefold().strip(".!? ") in STOP_TAGS else text
-
-
-def no_letters(text):
-    """Drops a text without any letter."""
-    return text if any(map(str.isalpha, text)) else None
-
-
 # ---- long form -------------------------------------------------------------------------
 
 
-def drop_matches(pattern):
-    """Makes the rule that drops a text in which the pattern occurs."""
-    return lambda text: None if pattern.search(text) else text
+address, credits, spam, repetition = (drop_if(pattern.search) for pattern in (ADDRESS, CREDITS, SPAM, REPETITION))
+# Drops a question for the title, and a request for the lyrics.
+request = drop_if(lambda text: TITLE_REQUEST.search(text) or LYRICS.search(text) and ASKING.search(text))
+too_short = drop_if(lambda text: count_words(text) < 3)
 
 
-address, credits, spam = map(drop_matches, (ADDRESS, CREDITS, SPAM))
-
-
-def request(text):
-    """Drops a question for the title, and a request for the lyrics."""
-    return None if TITLE_REQUEST.search(text) or LYRICS.search(text) and ASKING.search(text) else text
-
-
+@drop_if
 def emoji_flood(text):
     """Drops a text with four or more symbols when it has no more words than symbols."""
     symbols = 0 if text.isascii() else sum(unicodedata.category(char) == "So" for char in text)
-    return None if symbols >= 4 and symbols >= count_words(no_symbols(text)) else text
+    return symbols >= 4 and symbols >= count_words(no_symbols(text))
 
 
+@drop_if
 def shouting(text):
     """Drops a text in which 20 or more letters have a case and more than 80 % of them are capitals."""
     cased = [char for char in text if char.isupper() or char.islower()]
-    return None if len(cased) >= 20 and sum(map(str.isupper, cased)) > 0.8 * len(cased) else text
-
-
-def repetition(text):
-    """Drops a text with one letter or mark six times in a row (except dots and digits), or one word four times in a row."""
-    return None if re.search(r"([^\s\d.…_=-])\1{5}|(?<!\w)(\w+)(?:\W+\2(?!\w)){3}", text, re.I) else text
+    return len(cased) >= 20 and sum(map(str.isupper, cased)) > 0.8 * len(cased)
 
 
 def time_stamps(text):
@@ -215,14 +200,7 @@ def time_stamps(text):
     return None if re.match(r"\W*\d{1,2}:\d\d", text) and count_words(rest) < 5 else rest
 
 
-def too_short(text):
-    """Drops a text of fewer than three words."""
-    return text if count_words(text) >= 3 else None
-
-
-# ---- the tables of rules ---------------------------------------------------------------
-
-# (name in reports, rule, reason), in the order in which they are applied
+# The tables of rules: (name in reports, rule, reason), in the order in which they are applied
 RULES_SF = (
     ("characters", plain_characters, "the same word in full-width, bold or invisible signs would be another word"),
     ("addresses", no_addresses, "a link is not a word"),

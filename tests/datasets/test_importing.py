@@ -61,7 +61,7 @@ def test_linked_folders_are_entered_once_and_hidden_files_not_taken(tmp_path):
     (home / "a").symlink_to(far)
     (far / "loop").symlink_to(home)
     (home / "gone.wav").symlink_to(home / "nothing.wav")
-    assert files_below(home) == ["gone.wav", "a/4.wav", "b/1.wav"]
+    assert files_below(home, {".wav"}) == ["gone.wav", "a/4.wav", "b/1.wav"]
     assert run(table(home, "1.wav", "gone.wav"), tmp_path / "out") == 0
     assert (tmp_path / "out" / "left_out.txt").read_text().startswith("missing\tgone.wav")
 

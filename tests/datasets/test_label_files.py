@@ -16,7 +16,7 @@ from docs import ROOT
 
 from mulan_min.data import read_manifest
 from mulan_min.datasets import label_files
-from mulan_min.datasets.tables import held_out
+from mulan_min.datasets.label_files import split_by_hash
 from mulan_min.errors import UserError
 
 DATA = ROOT.parent / "shared" / "data"
@@ -247,11 +247,14 @@ def test_musiccaps(tmp_path, capsys):
     assert "no column 'caption'" in refused(capsys, "musiccaps", home, tmp_path / "out2")
 
 
-def test_held_out_has_its_share():
+def test_a_split_by_hash_has_its_share():
     keys = [f"{i:x}video" for i in range(20000)]
     for share in (0.02, 0.1):
-        assert sum(held_out(key, share) for key in keys) / len(keys) == pytest.approx(share, rel=0.1)
-    assert [key for key in keys[:60] if held_out(key, 0.1)] == [key for key in keys[:60] if held_out(key, 0.1)]
+        assert sum(split_by_hash(key, share) == "valid" for key in keys) / len(keys) == pytest.approx(share, rel=0.1)
+    splits = [split_by_hash(key, 0.1, 0.2) for key in keys]
+    assert splits.count("test") / len(keys) == pytest.approx(0.2, rel=0.1)
+    assert splits.count("valid") / len(keys) == pytest.approx(0.1, rel=0.1)
+    assert [key for key in keys[:60] if split_by_hash(key, 0.1) == "valid"] == ["0video", "7video", "19video", "27video"]
 
 
 # ---- MTG-Jamendo -----------------------------------------------------------------------
