@@ -5,7 +5,6 @@ says `paper` where arXiv 2208.12415 gives the value, `AST` or `BERT` where the p
 on joint embeddings for auto-tagging, and `our choice` where the sources say nothing. The command line is made from these fields:
 `n_mels` becomes `--n-mels`. Numbers must be 0 or more unless the line says otherwise; all bounds are our choice.
 """
-import json
 from dataclasses import asdict, dataclass, field, fields
 
 from mulan_min.errors import UserError
@@ -244,8 +243,3 @@ def parse_ratio(text):
     if not ratio or min(ratio.values()) < 0 or not sum(ratio.values()):
         raise UserError(f"--ratio '{text}' is not like sf=2,lf=2,pl=1,aset=1 (whole numbers, not all zero)")
     return {name: share for name, share in ratio.items() if share}
-
-
-def to_json(config):
-    """The Config as JSON text, indented."""
-    return json.dumps(config.to_dict(), indent=1)

@@ -33,11 +33,8 @@ def embed_recordings(model, recordings, chunk=64):
     not finite.
     """
     rate, rows = model.config.front.sample_rate, []
-    with tqdm(total=len(recordings), desc="embedding", unit="recording", disable=None) as bar:  # None: only on a terminal
-        for i in range(0, len(recordings), chunk):
-            part = recordings[i : i + chunk]
-            rows.append(finite_rows(model.embed_audio([path_or_waveform(r, rate) for r in part]), "audio"))
-            bar.update(len(part))
+    for i in tqdm(range(0, len(recordings), chunk), desc="embedding", unit=f" x {chunk} recordings", disable=None):
+        rows.append(finite_rows(model.embed_audio([path_or_waveform(r, rate) for r in recordings[i:i + chunk]]), "audio"))
     return np.concatenate(rows)
 
 

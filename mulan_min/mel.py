@@ -40,10 +40,7 @@ def filterbank(n_mels: int, n_fft: int, sample_rate: int, dialect: str) -> np.nd
     scale = "htk" if dialect == "kaldi" else "slaney"
     corners = np.linspace(*hertz_to_mel([F_MIN, sample_rate / 2], scale), n_mels + 2)
     bins = np.arange(n_fft // 2 + 1) * sample_rate / n_fft
-    if dialect == "kaldi":
-        bins = hertz_to_mel(bins, scale)
-    else:
-        corners = mel_to_hertz(corners, scale)
+    corners, bins = (corners, hertz_to_mel(bins, scale)) if dialect == "kaldi" else (mel_to_hertz(corners, scale), bins)
     rise = (bins[:, None] - corners[:-2]) / (corners[1:-1] - corners[:-2])
     fall = (corners[2:] - bins[:, None]) / (corners[2:] - corners[1:-1])
     return np.maximum(0.0, np.minimum(rise, fall))
