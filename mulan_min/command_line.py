@@ -55,8 +55,7 @@ def print0(text, every_rank=False):
 @contextmanager
 def stop_requested():
     """with stop_requested() as stop: Ctrl-C and SIGTERM set the event `stop`, so the training loop can finish its step and save."""
-    stop = threading.Event()
-    before = {}
+    stop, before = threading.Event(), {}
     if threading.current_thread() is threading.main_thread():      # Python allows signal handlers only there
         before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

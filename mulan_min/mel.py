@@ -17,8 +17,7 @@ def hertz_to_mel(hertz: np.ndarray, scale: str) -> np.ndarray:
     hertz = np.asarray(hertz, dtype=np.float64)
     if scale == "htk":
         return 1127.0 * np.log1p(hertz / 700.0)
-    above = 15 + 27 * np.log(np.maximum(hertz, 1000) / 1000) / math.log(6.4)
-    return np.where(hertz < 1000, hertz * 0.015, above)
+    return np.where(hertz < 1000, hertz * 0.015, 15 + 27 * np.log(np.maximum(hertz, 1000) / 1000) / math.log(6.4))
 
 
 def mel_to_hertz(mels: np.ndarray, scale: str) -> np.ndarray:
@@ -65,9 +64,9 @@ class LogMel(nn.Module):
         super().__init__()
         if dialect not in DIALECTS:
             raise UserError(f'mel dialect "{dialect}" is unknown: use {" or ".join(DIALECTS)}')
-        kaldi = dialect == "kaldi"
         self.window, self.hop = round(window * sample_rate), round(hop * sample_rate)  # samples
         self.n_fft = 2 ** math.ceil(math.log2(self.window))
+        kaldi = dialect == "kaldi"
         self.preemphasis = 0.97 if kaldi else 0.0
         self.padding = 0 if kaldi else self.window - self.hop  # samples, of both ends together
         self.floor = 1.192092955078125e-07 if kaldi else 1e-5

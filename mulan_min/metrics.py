@@ -32,8 +32,13 @@ def areas(scores, truth):
     Positives and negatives are sorted separately, as plain numbers. That is many times faster than an argsort of both
     together, and ties need no special treatment.
     """
+    scores, truth = np.asarray(scores), np.asarray(truth, bool)
+    if scores.shape != truth.shape or scores.ndim not in (1, 2):
+        raise ValueError(f"scores {scores.shape} and truth {truth.shape} must have one shape, (N,) or (N, C)")
+    if not np.isfinite(scores).all():
+        raise ValueError("scores contain NaN or infinity, so they cannot be ranked")
     results = []
-    for column, is_positive in zip(*_columns(scores, truth)):
+    for column, is_positive in zip(*(np.ascontiguousarray(table.reshape(len(table), -1).T) for table in (scores, truth))):
         positives, negatives = np.sort(column[is_positive]), np.sort(column[~is_positive])
         # For each positive: how many negatives score lower, and how many score lower or the same.
         lower, lower_or_equal = (np.searchsorted(negatives, positives, side) for side in ("left", "right"))
@@ -44,17 +49,7 @@ def areas(scores, truth):
         results.append(((lower + lower_or_equal).sum() / (2 * pairs),
                         (true_positives / (true_positives + false_positives)).mean()) if pairs else (np.nan, np.nan))
     auc, average = np.array(results).reshape(-1, 2).T
-    return (auc[0], average[0]) if np.ndim(scores) == 1 else (auc, average)
-
-
-def _columns(scores, truth):
-    """(N,) or (N, C) -> scores (C, N), truth (C, N) bool, both checked. Raises ValueError."""
-    scores, truth = np.asarray(scores), np.asarray(truth, bool)
-    if scores.shape != truth.shape or scores.ndim not in (1, 2):
-        raise ValueError(f"scores {scores.shape} and truth {truth.shape} must have one shape, (N,) or (N, C)")
-    if not np.isfinite(scores).all():
-        raise ValueError("scores contain NaN or infinity, so they cannot be ranked")
-    return (np.ascontiguousarray(table.reshape(len(table), -1).T) for table in (scores, truth))
+    return (auc[0], average[0]) if scores.ndim == 1 else (auc, average)
 
 
 def chance_average_precision(positives, items):
@@ -93,8 +88,7 @@ def _above_and_tied(scores, targets):
 
 def triplet_accuracy(positive, negative):
     """1 where the anchor is closer to the positive, 1/2 for a tie, else 0: cosines (T,), (T,) -> (T,)."""
-    difference = np.asarray(positive) - np.asarray(negative)
-    return (np.sign(difference) + 1) / 2
+    return (np.sign(np.subtract(positive, negative)) + 1) / 2
 
 
 def bootstrap_draws(items, seed=0, resamples=RESAMPLES):

@@ -42,17 +42,16 @@ def tagging(model, folder, embeddings, seed=0):
         raise MissingData("; ".join(notes) or f"{folder}/labels.json: no label in it")
     test, audio = embeddings("test")
     scores = audio @ embed_texts(model, names).T  # (N, C)
-    result = score_labels(folder, label_sets, names, truth_table(test, names), {"": scores}, seed)
-    return result | {"notes": notes + result["notes"]}
+    return score_labels(folder, label_sets, names, truth_table(test, names), {"": scores}, seed, notes)
 
 
-def score_labels(folder, label_sets, names, truth, scores, seed):
+def score_labels(folder, label_sets, names, truth, scores, seed, notes=()):
     """ROC-AUC and average precision of each label and each label set -> a task's result.
 
     names: the C labels of the columns; other labels of `label_sets` are ignored. truth: (N, C) bool. scores: {prefix of the
-    metrics' keys: (N, C)}. Raises MissingData if no set has two labels that can be evaluated.
+    metrics' keys: (N, C)}. notes: the first notes of the result. Raises MissingData if no set has two labels that can be evaluated.
     """
-    positives, items, notes, sets = truth.sum(0), len(truth), [], {}
+    positives, items, notes, sets = truth.sum(0), len(truth), [*notes], {}
     for kind, lacking in (("positives", positives == 0), ("negatives", positives == items)):
         if lacking.any():
             notes.append(f"{folder}: labels without {kind} in the test split are left out: {', '.join(compress(names, lacking))}")
@@ -83,15 +82,16 @@ def probe(model, folder, embeddings, seed=0):
     The embeddings are whitened with the mean and covariance of the train split, which keeps the probe linear. Each label has
     its own regression (one-vs-rest). Its C is the value of PROBE_C with the best ROC-AUC on the valid split.
     """
-    label_sets, splits, notes = read_labels(folder), ("train", "valid", "test"), []
+    label_sets, notes = read_labels(folder), []
     names = unique_labels(label_sets)
-    learnable = has_both_classes(truth_table(embeddings("train")[0], names))
+    recordings, audio = zip(*(embeddings(split) for split in ("train", "valid", "test")))
+    learnable = has_both_classes(truth_table(recordings[0], names))
     if not learnable.all():
         notes = [f"{folder}: labels on none or all of the train split are left out: {', '.join(compress(names, ~learnable))}"]
         names = list(compress(names, learnable))
-    train_truth, valid_truth, test_truth = (truth_table(embeddings(split)[0], names) for split in splits)  # (N, C) each
-    mean, W = whitening(embeddings("train")[1])
-    train, valid, test = ((embeddings(split)[1] - mean) @ W for split in splits)  # (N, d) each
+    train_truth, valid_truth, test_truth = (truth_table(part, names) for part in recordings)  # (N, C) each
+    mean, W = whitening(audio[0])
+    train, valid, test = ((x - mean) @ W for x in audio)  # (N, d) each
     judged = has_both_classes(valid_truth)
     if not judged.any():
         raise MissingData(f"{folder}: the probe needs labels on some but not all train and valid recordings")
@@ -102,12 +102,10 @@ def probe(model, folder, embeddings, seed=0):
     best[judged] = valid_auc.argmax(0)
     scores = {"": predict_logistic(fits[best, :, np.arange(len(names))].T, test)}
     try:
-        scores["zero_shot_"] = embeddings("test")[1] @ embed_texts(model, names).T
+        scores["zero_shot_"] = audio[2] @ embed_texts(model, names).T
     except MissingData as error:  # a classifier without some of these labels
         notes.append(str(error))
-    result = score_labels(folder, label_sets, names, test_truth, scores, seed)
-    return result | {
-        "notes": notes + result["notes"],
+    return score_labels(folder, label_sets, names, test_truth, scores, seed, notes) | {
         "C": {name: PROBE_C[i] for name, i in zip(names, best)},
         "valid_roc_auc_by_C": {f"{C:g}": float(auc) for C, auc in zip(PROBE_C, valid_auc.mean(1))},
     }
