@@ -47,9 +47,8 @@ def main(argv=None):
     folders = args.data or model.config.data.data  # a text encoder always comes with --data here
     if not folders:
         raise UserError(f"{run}: its config names no collection; give one with --data DIR")
-    for folder in folders:
-        if not Path(folder).is_dir():
-            raise UserError(f"{folder}: no such folder; name a collection with --data DIR")
+    if missing := [folder for folder in folders if not Path(folder).is_dir()]:
+        raise UserError(f"{missing[0]}: no such folder; name a collection with --data DIR")
     results, skipped = {name: [] for name in names}, []
     for folder in folders:
         embeddings = split_embedder(model, folder)

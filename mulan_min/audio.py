@@ -99,10 +99,9 @@ def _decode(path, file: soundfile.SoundFile, first: int, last: int) -> np.ndarra
     tolerance = SHORTEST * file.samplerate if file.format == "MP3" else 0  # the length of an MP3 may be an estimate
     if last - end > tolerance or end <= first < last:
         raise AudioError(f"{path}: truncated, the audio ends at frame {end} of {file.frames}, {end / file.samplerate:.2f} s")
-    channels = frames[first - begin :].T  # (channels, frames)
     # Adding the channels is 20 times faster than mean(axis=1), and unlike a matrix product it starts no threads.
     with np.errstate(all="ignore"):  # values that are not finite are refused below
-        mono = channels[0] if file.channels == 1 else sum(channels) * np.float32(1 / file.channels)
+        mono = sum(frames[first - begin :].T) * np.float32(1 / file.channels)
     if not np.isfinite(mono).all():
         raise AudioError(f"{path}: NaN or infinite samples")
     return mono

@@ -172,14 +172,13 @@ def preset(name, audio="ast"):
 
 
 def config_from_dict(saved, source):
-    """The inverse of `to_dict`: {section: {setting: value}} -> Config. `source` is the file that `saved` comes from.
-
-    Raises UserError, which begins with `source`, for unknown or missing settings, values of another type, and as `check` does."""
+    """The inverse of `to_dict`: {section: {setting: value}} -> Config. `source` is the file that `saved` comes from. Raises
+    UserError, which begins with `source`, for unknown or missing settings, values of another type, and as `check` does."""
     config, saved = Config(), saved if isinstance(saved, dict) else {}
-    expected = {section.name: {f.name for f in fields(section.type)} for section in fields(Config)}
+    expected = config.to_dict()
     for section in sorted(expected.keys() | saved.keys(), key=str):
         values = saved.get(section)
-        if different := expected.get(section, set()) ^ (values.keys() if isinstance(values, dict) else set()):
+        if different := expected.get(section, {}).keys() ^ (values.keys() if isinstance(values, dict) else set()):
             raise UserError(f"{source}: config section '{section}' differs from this version in "
                             f"{', '.join(sorted(map(str, different)))}; use the version of mulan_min that wrote it")
     for section, f in all_settings():

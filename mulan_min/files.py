@@ -9,10 +9,8 @@ from mulan_min.errors import UserError
 
 
 def write_atomically(path, write):
-    """Calls write(temporary path), then renames that file to `path`: a reader sees either the old file or the new one.
-
-    Raises UserError if the file cannot be written; the old file is then unchanged.
-    """
+    """Calls write(temporary path), then renames that file to `path`: a reader sees either the old file or the new one. Raises
+    UserError if the file cannot be written; the old file is then unchanged."""
     path = Path(path)
     temporary = path.with_name(path.name + ".part")
     try:

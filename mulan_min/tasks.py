@@ -3,8 +3,7 @@
 Each task is a function of (model, folder, embeddings, seed), where `embeddings = split_embedder(model, folder)`; `seed` draws
 the bootstrap resamples. A task returns a dict that can be written as JSON:
 
-    {"recordings": 408, "notes": ["..."],
-     "sets": {"genre": {"roc_auc": {"value": 0.9, "interval": [0.89, 0.91], "chance": 0.5}, ...}}}
+    {"recordings": 408, "notes": ["..."], "sets": {"genre": {"roc_auc": {"value": 0.9, "interval": [0.89, 0.91], "chance": 0.5}}}}
 
 The tasks evaluate the recordings of the test split. Only the probe also uses the train and valid splits. Labels and playlists
 that cannot be evaluated, such as a label without positives, are left out, and `notes` names them. Each task raises MissingData
@@ -28,10 +27,8 @@ PROBE_C = (0.0001, 0.001, 0.01, 0.1, 1.0, 10.0)  # inverse regularisation streng
 
 
 def tagging(model, folder, embeddings, seed=0):
-    """Zero-shot tagging: for each label, the cosine of recording and label ranks the test recordings.
-
-    The label itself is the prompt, as in the paper. The values of a label set are macro means over its labels.
-    """
+    """Zero-shot tagging: for each label, the cosine of recording and label ranks the test recordings. The label itself is the
+    prompt, as in the paper. The values of a label set are macro means over its labels."""
     label_sets, notes = read_labels(folder), []
     names = unique_labels(label_sets)
     known = getattr(model, "labels", names)  # a classifier (--objective tags) can only embed its own labels
@@ -46,11 +43,9 @@ def tagging(model, folder, embeddings, seed=0):
 
 
 def score_labels(folder, label_sets, names, truth, scores, seed, notes=()):
-    """ROC-AUC and average precision of each label and each label set -> a task's result.
-
-    names: the C labels of the columns; other labels of `label_sets` are ignored. truth: (N, C) bool. scores: {prefix of the
-    metrics' keys: (N, C)}. notes: the first notes of the result. Raises MissingData if no set has two labels that can be evaluated.
-    """
+    """ROC-AUC and average precision of each label and each label set -> a task's result. names: the C labels of the columns; other
+    labels of `label_sets` are ignored. truth: (N, C) bool. scores: {prefix of the metrics' keys: (N, C)}. notes: the first notes of
+    the result. Raises MissingData if no set has two labels that can be evaluated."""
     positives, items, notes, sets = truth.sum(0), len(truth), [*notes], {}
     for kind, lacking in (("positives", positives == 0), ("negatives", positives == items)):
         if lacking.any():
@@ -174,17 +169,15 @@ def query_areas(scores, truth, seed):
 
 
 def triplet(model, folder, embeddings=None, seed=0):
-    """Text triplets: is the anchor closer to its positive than to its negative? A tie counts as half.
-
-    This task needs no audio, so `embeddings` is not used. The bootstrap resamples anchors, because the triplets of one anchor
-    are not independent (our choice).
-    """
-    path = Path(folder) / "triplets.jsonl"
-    return judge_triplets(model, [row for _, row in read_rows(path, texts=("set", *ROLES))], seed=seed)
+    """Text triplets: is the anchor closer to its positive than to its negative? A tie counts as half. This task needs no audio, so
+    `embeddings` is not used."""
+    rows = read_rows(Path(folder) / "triplets.jsonl", texts=("set", *ROLES))
+    return judge_triplets(model, [row for _, row in rows], seed=seed)
 
 
 def judge_triplets(model, rows, notes=(), seed=0):
-    """The result of `triplet` for rows {"set", "anchor", "positive", "negative"}. The model only needs `embed_text`."""
+    """The result of `triplet` for rows {"set", "anchor", "positive", "negative"}. The model only needs `embed_text`. The bootstrap
+    resamples anchors, because the triplets of one anchor are not independent (our choice)."""
     texts = list(dict.fromkeys(row[role] for row in rows for role in ROLES))  # each text is embedded once
     index, vectors = {text: i for i, text in enumerate(texts)}, embed_texts(model, texts)
     groups, sets = {}, {}  # groups: {set: {anchor: [(index of the positive, index of the negative), ...]}}

@@ -8,9 +8,7 @@ from mulan_min.errors import UserError
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout: float = 0.0) -> Tensor:
     """Scaled dot-product attention, softmax(q k^T / sqrt(D)) v (Vaswani et al. 2017): q, k, v (B, H, L, D) -> (B, H, L, D).
-
-    mask (B, 1, 1, L) bool: True = real token. `dropout` is the probability that an attention weight is set to zero.
-    """
+    mask (B, 1, 1, L) bool: True = real token. `dropout` is the probability that an attention weight is set to zero."""
     if q.device.type != "cpu" or q.dtype != torch.bfloat16 or q.shape[2] > 1000:
         return F.scaled_dot_product_attention(q, k, v, mask, dropout)
     # On the CPU in bfloat16, the fused kernel takes 4 to 5 times as long as this formula, forward and backward (torch 2.13, 100 to

@@ -59,11 +59,9 @@ def _normalizer_options(path: Path) -> dict:
 
 
 def encode(tokenizer: Tokenizer, texts: list[str], max_tokens: int) -> tuple[Tensor, Tensor]:
-    """N texts -> token ids (N, L) int64 and mask (N, L) bool, True = real token.
-
-    Each row is [CLS] ... [SEP]. Rows longer than max_tokens are truncated but keep [SEP]; then all rows are padded to the longest.
-    Raises UserError when max_tokens is below 3 or `texts` is not a list of strings.
-    """
+    """N texts -> token ids (N, L) int64 and mask (N, L) bool, True = real token. Each row is [CLS] ... [SEP]. Rows longer than
+    max_tokens are truncated but keep [SEP]; then all rows are padded to the longest. Raises UserError when max_tokens is below 3 or
+    `texts` is not a list of strings."""
     if max_tokens < 3:
         raise UserError(f"max_tokens is {max_tokens}: at least 3 are needed, for [CLS], one piece and [SEP]")
     if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
