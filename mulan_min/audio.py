@@ -110,8 +110,7 @@ def _decode(path, file: soundfile.SoundFile, first: int, last: int) -> np.ndarra
 @lru_cache(maxsize=8)
 def _low_pass(up: int, down: int) -> np.ndarray:
     """The filter that resample_poly would compute again in each call: 20 periods of the lower rate, Kaiser window with beta 5."""
-    widest = max(up, down)
-    return signal.firwin(20 * widest + 1, 1 / widest, window=("kaiser", 5.0)).astype(np.float32)
+    return signal.firwin(20 * max(up, down) + 1, 1 / max(up, down), window=("kaiser", 5.0)).astype(np.float32)
 
 
 def read_window(path, start=0.0, seconds=None, sample_rate=16000) -> np.ndarray:
@@ -151,11 +150,9 @@ def pad_to(waveform: np.ndarray, samples: int) -> np.ndarray:
 
 
 def cut_windows(waveform: np.ndarray, window_samples: int) -> np.ndarray:
-    """Cuts (samples,) into consecutive windows (n, window_samples) for evaluation, n >= 1 (our choice).
-
-    The rest at the end becomes a last window that overlaps the one before and ends with the audio. A rest below 1 % of a window,
-    which may come from resampling, is dropped. Only a waveform shorter than one window is padded with zeros.
-    """
+    """Cuts (samples,) into consecutive windows (n, window_samples) for evaluation, n >= 1 (our choice). The rest at the end becomes a
+    last window that overlaps the one before and ends with the audio. A rest below 1 % of a window, which may come from resampling,
+    is dropped. Only a waveform shorter than one window is padded with zeros."""
     waveform = pad_to(waveform, window_samples)
     count = max(1, -(-(len(waveform) - window_samples // 100) // window_samples))
     starts = np.minimum(np.arange(count) * window_samples, len(waveform) - window_samples)

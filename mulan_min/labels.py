@@ -53,8 +53,3 @@ def read_labels(folder):
             if members.count(label) > 1:
                 raise UserError(f"{path}: set '{name}' lists '{label}' twice")
     return labels
-
-
-def unique_labels(labels):
-    """{set: [label, ...]} -> every label once, in the order of appearance."""
-    return list(dict.fromkeys(label for members in labels.values() for label in members))

@@ -9,7 +9,7 @@ The tasks evaluate the recordings of the test split. Only the probe also uses th
 that cannot be evaluated, such as a label without positives, are left out, and `notes` names them. Each task raises MissingData
 if the collection lacks what the task needs, and UserError if a file is malformed.
 """
-from itertools import compress, permutations
+from itertools import chain, compress, permutations
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from mulan_min import metrics
 from mulan_min.embedding import embed_texts
 from mulan_min.errors import MissingData, UserError
 from mulan_min.files import read_jsonl
-from mulan_min.labels import has_both_classes, read_labels, truth_table, unique_labels
+from mulan_min.labels import has_both_classes, read_labels, truth_table
 from mulan_min.logistic import fit_logistic, predict_logistic, whitening
 from mulan_min.ontology import below, read_ontology
 
@@ -30,7 +30,7 @@ def tagging(model, folder, embeddings, seed=0):
     """Zero-shot tagging: for each label, the cosine of recording and label ranks the test recordings. The label itself is the
     prompt, as in the paper. The values of a label set are macro means over its labels."""
     label_sets, notes = read_labels(folder), []
-    names = unique_labels(label_sets)
+    names = list(dict.fromkeys(chain(*label_sets.values())))  # each label once
     known = getattr(model, "labels", names)  # a classifier (--objective tags) can only embed its own labels
     if unknown := [name for name in names if name not in known]:
         names = [name for name in names if name in known]
@@ -72,13 +72,11 @@ def score_labels(folder, label_sets, names, truth, scores, seed, notes=()):
 
 
 def probe(model, folder, embeddings, seed=0):
-    """Linear probe: logistic regression on the frozen embeddings of the train split, with zero-shot tagging beside it.
-
-    The embeddings are whitened with the mean and covariance of the train split, which keeps the probe linear. Each label has
-    its own regression (one-vs-rest). Its C is the value of PROBE_C with the best ROC-AUC on the valid split.
-    """
+    """Linear probe: logistic regression on the frozen embeddings of the train split, with zero-shot tagging beside it. The embeddings
+    are whitened with the mean and covariance of the train split, which keeps the probe linear. Each label has its own regression
+    (one-vs-rest). Its C is the value of PROBE_C with the best ROC-AUC on the valid split."""
     label_sets, notes = read_labels(folder), []
-    names = unique_labels(label_sets)
+    names = list(dict.fromkeys(chain(*label_sets.values())))  # each label once
     recordings, audio = zip(*(embeddings(split) for split in ("train", "valid", "test")))
     learnable = has_both_classes(truth_table(recordings[0], names))
     if not learnable.all():
@@ -107,11 +105,9 @@ def probe(model, folder, embeddings, seed=0):
 
 
 def retrieval(model, folder, embeddings, seed=0):
-    """Playlist retrieval: a playlist's title, and its description, ranks all test recordings; its tracks should come first.
-
-    The optional "set" of a row in playlists.jsonl groups the results. Without that file the query is a recording's first SF
-    text (its title in imported collections), and the recording itself is the only correct result.
-    """
+    """Playlist retrieval: a playlist's title, and its description, ranks all test recordings; its tracks should come first. The
+    optional "set" of a row in playlists.jsonl groups the results. Without that file the query is a recording's first SF text (its
+    title in imported collections), and the recording itself is the only correct result."""
     path = Path(folder) / "playlists.jsonl"
     if not path.is_file():
         return retrieve_own_text(model, folder, embeddings, seed)
@@ -179,17 +175,16 @@ def judge_triplets(model, rows, notes=(), seed=0):
     """The result of `triplet` for rows {"set", "anchor", "positive", "negative"}. The model only needs `embed_text`. The bootstrap
     resamples anchors, because the triplets of one anchor are not independent (our choice)."""
     texts = list(dict.fromkeys(row[role] for row in rows for role in ROLES))  # each text is embedded once
-    index, vectors = {text: i for i, text in enumerate(texts)}, embed_texts(model, texts)
-    groups, sets = {}, {}  # groups: {set: {anchor: [(index of the positive, index of the negative), ...]}}
+    vectors, groups, sets = dict(zip(texts, embed_texts(model, texts))), {}, {}  # groups: {set: {anchor: [1, 0.5 or 0, ...]}}
     for row in rows:
-        pairs = groups.setdefault(row["set"], {}).setdefault(row["anchor"], [])
-        pairs.append((index[row["positive"]], index[row["negative"]]))
+        anchor, positive, negative = (vectors[row[role]] for role in ROLES)
+        correct = metrics.triplet_accuracy((anchor * positive).sum(), (anchor * negative).sum())
+        groups.setdefault(row["set"], {}).setdefault(row["anchor"], []).append(correct)
     for name, anchors in groups.items():
-        cosines = [(vectors[pairs] * vectors[index[anchor]]).sum(2) for anchor, pairs in sorted(anchors.items())]  # (T, 2) each
-        sums = np.array([metrics.triplet_accuracy(*pair.T).sum() for pair in cosines])
-        sizes, draws = np.array([len(pair) for pair in cosines]), metrics.bootstrap_draws(len(cosines), seed)
+        sums, sizes = np.array([(sum(correct), len(correct)) for _, correct in sorted(anchors.items())]).T
+        draws = metrics.bootstrap_draws(len(anchors), seed)
         accuracy = estimate(sums.sum() / sizes.sum(), sums[draws].sum(1) / sizes[draws].sum(1), 0.5)
-        sets[name] = {"triplets": int(sizes.sum()), "anchors": len(cosines), "accuracy": accuracy}
+        sets[name] = {"triplets": int(sizes.sum()), "anchors": len(anchors), "accuracy": accuracy}
     return {"recordings": 0, "notes": list(notes), "sets": sets}
 
 
