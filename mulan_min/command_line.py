@@ -20,13 +20,12 @@ def parser(description):
     for section in fields(Config):
         group = p.add_argument_group(section.type.__name__)
         for f in fields(section.type):
-            choices = f.metadata["choices"]      # `config.check` refuses other values, in one line without argparse's usage text
             if f.type is bool:
                 options = {"action": argparse.BooleanOptionalAction}
             elif f.type is list:
                 options = {"action": "append", "metavar": "DIR"}
-            else:
-                options = {"type": f.type, "metavar": "|".join(choices) if choices else None}
+            else:      # no `choices` here: `config.check` refuses other values in one line, without argparse's usage text
+                options = {"type": f.type, "metavar": "|".join(f.metadata["choices"] or ()) or None}
             group.add_argument(f"--{f.name.replace('_', '-')}", help=f"{f.metadata['help']} [{f.metadata['laptop']}]", **options)
     return p
 

@@ -93,7 +93,7 @@ def finish(tokenizer: Tokenizer, name: str | Path) -> Tokenizer:
     if missing := [token for token in SPECIAL_TOKENS[:4] if tokenizer.token_to_id(token) is None]:
         raise UserError(f"{name}: {', '.join(missing)} missing; use a vocabulary made for BERT")
     if max(tokenizer.get_vocab().values()) >= tokenizer.get_vocab_size():  # the text tower has one embedding row per piece
-        raise UserError(f"{name}: the same piece occurs twice, or their ids have a gap; use a vocabulary made for BERT")
+        raise UserError(f"{name}: the same piece occurs twice, or the ids have a gap; use a vocabulary made for BERT")
     tokenizer.add_special_tokens([t for t in SPECIAL_TOKENS if tokenizer.token_to_id(t) is not None])
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[(t, tokenizer.token_to_id(t)) for t in ("[CLS]", "[SEP]")])
