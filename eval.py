@@ -40,23 +40,21 @@ def main(argv=None):
         model = load_run(run)
     names = task_names(args.task, model, run)
     if args.ontology:
-        result = run_task("triplet", run, f"audioset ({args.ontology})", lambda: tasks.judge_triplets(
-            model, *tasks.ontology_triplets(args.ontology), args.seed))
+        result = run_task("triplet", run, f"audioset ({args.ontology})", tasks.judge_triplets,
+                          model, *tasks.ontology_triplets(args.ontology), args.seed)
         return {"triplet": save("triplet", run, args.seed, [result], "triplet_audioset")}
 
     folders = args.data or model.config.data.data  # a text encoder always comes with --data here
     if not folders:
         raise UserError(f"{run}: its config names no collection; give one with --data DIR")
-    for folder in folders:
-        if not Path(folder).is_dir():
-            raise UserError(f"{folder}: no such folder; name a collection with --data DIR")
+    if missing := [folder for folder in folders if not Path(folder).is_dir()]:
+        raise UserError(f"{missing[0]}: no such folder; name a collection with --data DIR")
     results, skipped = {name: [] for name in names}, []
     for folder in folders:
         embeddings = split_embedder(model, folder)
         for name in names:
             try:
-                results[name].append(run_task(
-                    name, run, str(folder), lambda: TASKS[name](model, folder, embeddings, args.seed)))
+                results[name].append(run_task(name, run, str(folder), TASKS[name], model, folder, embeddings, args.seed))
             except MissingData as error:
                 skipped.append(f"{name}: {error}")
     if not any(results.values()):
@@ -117,10 +115,10 @@ def task_names(task, model, run):
     return [task]
 
 
-def run_task(name, run, data, task):
-    """Calls task(), prints its table, and its notes on stderr. Returns its result with `data` and the seconds it took."""
+def run_task(name, run, data, task, *arguments):
+    """Calls task(*arguments), prints its table, and its notes on stderr. Returns its result with `data` and the seconds it took."""
     started = time.perf_counter()
-    result = task()
+    result = task(*arguments)
     result = {"data": data, "seconds": round(time.perf_counter() - started, 2), **result}
     recordings = f", {result['recordings']} recordings" if result["recordings"] else ""
     print(f"\n{name}: {run} on {data}{recordings}, {result['seconds']:.1f} s")

@@ -1,9 +1,8 @@
 """Audio files -> mono float32 waveforms: seek, decode, mix channels, resample; pad and cut into windows."""
 import io
-import math
 import os
 import re
-import stat
+from fractions import Fraction
 from functools import lru_cache
 
 import numpy as np
@@ -38,15 +37,6 @@ class SoundBytes(io.BytesIO):
         return super().seek(min(max(offset, -(2**62) if whence else 0), 2**62), whence)
 
 
-def _last_bytes(path, count) -> bytes:
-    """At most `count` bytes from the end of a file."""
-    if isinstance(path, SoundBytes):
-        return path.content[-count:]
-    with open(path, "rb") as file:
-        file.seek(max(0, os.path.getsize(path) - count))
-        return file.read()
-
-
 def open_audio(path) -> soundfile.SoundFile:
     """Opens a path, or SoundBytes, for reading. Raises AudioError for a file that is missing, not a regular file, unreadable,
     empty, not audio, or shorter than 0.1 s, and for a header that cannot be true."""
@@ -55,21 +45,17 @@ def open_audio(path) -> soundfile.SoundFile:
             source, size = path, len(path.content)
             path.seek(0)
         else:
-            status = os.stat(path)
-            if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for its writer
+            size = os.stat(path).st_size
+            if not os.path.isfile(path):  # opening a pipe would wait for its writer
                 raise AudioError(f"{path}: not a file, but a directory, a pipe or a device")
-            # as bytes, because names on POSIX need not be UTF-8
-            source, size = os.fsencode(path) if os.name == "posix" else os.fspath(path), status.st_size
+            open(path, "rb").close()  # libsndfile does not say that a permission is missing
+            source = os.fsencode(path) if os.name == "posix" else os.fspath(path)  # names on POSIX need not be UTF-8
         file = soundfile.SoundFile(source)
-    except (OSError, ValueError) as error:  # missing; ValueError: the name contains a zero byte
+    except (OSError, ValueError) as error:  # missing, no permission; ValueError: the name contains a zero byte
         raise AudioError(f"{path}: {getattr(error, 'strerror', error)}") from None
     except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: for a name ending in .raw soundfile needs a format
-        try:
-            empty = not _last_bytes(path, 1)
-        except OSError as os_error:  # no permission
-            raise AudioError(f"{path}: {os_error.strerror}") from None
         reason = getattr(error, "error_string", error)  # without the path, which the message has already
-        raise AudioError(f"{path}: {'the file is empty' if empty else f'not audio that libsndfile can read ({reason})'}") from None
+        raise AudioError(f"{path}: {f'not audio that libsndfile can read ({reason})' if size else 'the file is empty'}") from None
     problem = f"less than {SHORTEST} s" if file.frames < SHORTEST * file.samplerate else None
     if not LOWEST_RATE <= file.samplerate <= HIGHEST_RATE:
         problem = f"no rate of sound, which is {LOWEST_RATE} to {HIGHEST_RATE} Hz"
@@ -90,7 +76,9 @@ def duration(path) -> float:
 def _is_truncated(path, file: soundfile.SoundFile) -> bool:
     """True if a WAV or Ogg file has lost its end. Of such files libsndfile reports only the length that is left."""
     if file.format == "OGG":
-        page = _last_bytes(path, 65536)  # an Ogg page is at most 65307 bytes
+        with io.BytesIO(path.content) if isinstance(path, SoundBytes) else open(path, "rb") as source:
+            source.seek(max(0, source.seek(0, io.SEEK_END) - 65536))  # an Ogg page is at most 65307 bytes
+            page = source.read()
         flags = page.rfind(b"OggS") + 5
         return not (flags < len(page) and page[flags] & 4)  # flag 4: the last page of the stream
     sizes = re.search(r"data : (\d+) \(should be (\d+)\)", file.extra_info)  # libsndfile's log of the header
@@ -111,10 +99,9 @@ def _decode(path, file: soundfile.SoundFile, first: int, last: int) -> np.ndarra
     tolerance = SHORTEST * file.samplerate if file.format == "MP3" else 0  # the length of an MP3 may be an estimate
     if last - end > tolerance or end <= first < last:
         raise AudioError(f"{path}: truncated, the audio ends at frame {end} of {file.frames}, {end / file.samplerate:.2f} s")
-    channels = frames[first - begin :].T  # (channels, frames)
     # Adding the channels is 20 times faster than mean(axis=1), and unlike a matrix product it starts no threads.
     with np.errstate(all="ignore"):  # values that are not finite are refused below
-        mono = channels[0] if file.channels == 1 else sum(channels) * np.float32(1 / file.channels)
+        mono = sum(frames[first - begin :].T) * np.float32(1 / file.channels)
     if not np.isfinite(mono).all():
         raise AudioError(f"{path}: NaN or infinite samples")
     return mono
@@ -123,8 +110,7 @@ def _decode(path, file: soundfile.SoundFile, first: int, last: int) -> np.ndarra
 @lru_cache(maxsize=8)
 def _low_pass(up: int, down: int) -> np.ndarray:
     """The filter that resample_poly would compute again in each call: 20 periods of the lower rate, Kaiser window with beta 5."""
-    widest = max(up, down)
-    return signal.firwin(20 * widest + 1, 1 / widest, window=("kaiser", 5.0)).astype(np.float32)
+    return signal.firwin(20 * max(up, down) + 1, 1 / max(up, down), window=("kaiser", 5.0)).astype(np.float32)
 
 
 def read_window(path, start=0.0, seconds=None, sample_rate=16000) -> np.ndarray:
@@ -138,8 +124,7 @@ def read_window(path, start=0.0, seconds=None, sample_rate=16000) -> np.ndarray:
     """
     with open_audio(path) as file:
         rate, length = file.samplerate, file.frames
-        divisor = math.gcd(rate, sample_rate)
-        up, down = sample_rate // divisor, rate // divisor
+        up, down = Fraction(sample_rate, rate).as_integer_ratio()  # in lowest terms
         total = -(-length * up // down)  # samples of the whole file after resampling, rounded up
         first = round(start * sample_rate)
         last = total if seconds is None else first + round(seconds * sample_rate)
@@ -165,11 +150,9 @@ def pad_to(waveform: np.ndarray, samples: int) -> np.ndarray:
 
 
 def cut_windows(waveform: np.ndarray, window_samples: int) -> np.ndarray:
-    """Cuts (samples,) into consecutive windows (n, window_samples) for evaluation, n >= 1 (our choice).
-
-    The rest at the end becomes a last window that overlaps the one before and ends with the audio. A rest below 1 % of a window,
-    which may come from resampling, is dropped. Only a waveform shorter than one window is padded with zeros.
-    """
+    """Cuts (samples,) into consecutive windows (n, window_samples) for evaluation, n >= 1 (our choice). The rest at the end becomes a
+    last window that overlaps the one before and ends with the audio. A rest below 1 % of a window, which may come from resampling,
+    is dropped. Only a waveform shorter than one window is padded with zeros."""
     waveform = pad_to(waveform, window_samples)
     count = max(1, -(-(len(waveform) - window_samples // 100) // window_samples))
     starts = np.minimum(np.arange(count) * window_samples, len(waveform) - window_samples)

@@ -20,13 +20,12 @@ def parser(description):
     for section in fields(Config):
         group = p.add_argument_group(section.type.__name__)
         for f in fields(section.type):
-            choices = f.metadata["choices"]      # `config.check` refuses other values, in one line without argparse's usage text
             if f.type is bool:
                 options = {"action": argparse.BooleanOptionalAction}
             elif f.type is list:
                 options = {"action": "append", "metavar": "DIR"}
-            else:
-                options = {"type": f.type, "metavar": "|".join(choices) if choices else None}
+            else:      # no `choices` here: `config.check` refuses other values in one line, without argparse's usage text
+                options = {"type": f.type, "metavar": "|".join(f.metadata["choices"] or ()) or None}
             group.add_argument(f"--{f.name.replace('_', '-')}", help=f"{f.metadata['help']} [{f.metadata['laptop']}]", **options)
     return p
 
@@ -55,8 +54,7 @@ def print0(text, every_rank=False):
 @contextmanager
 def stop_requested():
     """with stop_requested() as stop: Ctrl-C and SIGTERM set the event `stop`, so the training loop can finish its step and save."""
-    stop = threading.Event()
-    before = {}
+    stop, before = threading.Event(), {}
     if threading.current_thread() is threading.main_thread():      # Python allows signal handlers only there
         before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

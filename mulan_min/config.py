@@ -5,7 +5,6 @@ says `paper` where arXiv 2208.12415 gives the value, `AST` or `BERT` where the p
 on joint embeddings for auto-tagging, and `our choice` where the sources say nothing. The command line is made from these fields:
 `n_mels` becomes `--n-mels`. Numbers must be 0 or more unless the line says otherwise; all bounds are our choice.
 """
-import json
 from dataclasses import asdict, dataclass, field, fields
 
 from mulan_min.errors import UserError
@@ -173,14 +172,13 @@ def preset(name, audio="ast"):
 
 
 def config_from_dict(saved, source):
-    """The inverse of `to_dict`: {section: {setting: value}} -> Config. `source` is the file that `saved` comes from.
-
-    Raises UserError, which begins with `source`, for unknown or missing settings, values of another type, and as `check` does."""
+    """The inverse of `to_dict`: {section: {setting: value}} -> Config. `source` is the file that `saved` comes from. Raises
+    UserError, which begins with `source`, for unknown or missing settings, values of another type, and as `check` does."""
     config, saved = Config(), saved if isinstance(saved, dict) else {}
-    expected = {section.name: {f.name for f in fields(section.type)} for section in fields(Config)}
+    expected = config.to_dict()
     for section in sorted(expected.keys() | saved.keys(), key=str):
         values = saved.get(section)
-        if different := expected.get(section, set()) ^ (values.keys() if isinstance(values, dict) else set()):
+        if different := expected.get(section, {}).keys() ^ (values.keys() if isinstance(values, dict) else set()):
             raise UserError(f"{source}: config section '{section}' differs from this version in "
                             f"{', '.join(sorted(map(str, different)))}; use the version of mulan_min that wrote it")
     for section, f in all_settings():
@@ -244,8 +242,3 @@ def parse_ratio(text):
     if not ratio or min(ratio.values()) < 0 or not sum(ratio.values()):
         raise UserError(f"--ratio '{text}' is not like sf=2,lf=2,pl=1,aset=1 (whole numbers, not all zero)")
     return {name: share for name, share in ratio.items() if share}
-
-
-def to_json(config):
-    """The Config as JSON text, indented."""
-    return json.dumps(config.to_dict(), indent=1)

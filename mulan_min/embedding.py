@@ -10,12 +10,9 @@ from mulan_min.errors import MissingData, UserError
 
 
 def split_embedder(model, folder):
-    """Returns a function embeddings(split) -> (the recordings of the split, their embeddings (N, d)).
-
-    It embeds a split at the first call and remembers the result, so all tasks share one pass over the audio. It raises
-    MissingData if the split has fewer than two recordings, and the errors of `embed_recordings`.
-    """
-
+    """Returns a function embeddings(split) -> (recordings of the split, their embeddings (N, d)). It embeds a split at the first call
+    and remembers the result, so all tasks share one pass over the audio. It raises MissingData if the split has fewer than two
+    recordings, and the errors of `embed_recordings`."""
     @functools.cache
     def embeddings(split):
         recordings = [r for r in read_manifest(folder) if r.split == split]
@@ -27,17 +24,11 @@ def split_embedder(model, folder):
 
 
 def embed_recordings(model, recordings, chunk=64):
-    """One unit row per recording, the mean over the windows of its clip: (N, d) float64.
-
-    The model gets `chunk` recordings at a time. Raises AudioError for an unreadable file, and UserError if an embedding is
-    not finite.
-    """
+    """One unit row per recording, the mean over the windows of its clip: (N, d) float64. The model gets `chunk` recordings at a
+    time. Raises AudioError for an unreadable file, and UserError if an embedding is not finite."""
     rate, rows = model.config.front.sample_rate, []
-    with tqdm(total=len(recordings), desc="embedding", unit="recording", disable=None) as bar:  # None: only on a terminal
-        for i in range(0, len(recordings), chunk):
-            part = recordings[i : i + chunk]
-            rows.append(finite_rows(model.embed_audio([path_or_waveform(r, rate) for r in part]), "audio"))
-            bar.update(len(part))
+    for i in tqdm(range(0, len(recordings), chunk), desc="embedding", unit=f" x {chunk} recordings", disable=None):
+        rows.append(finite_rows(model.embed_audio([path_or_waveform(r, rate) for r in recordings[i:i + chunk]]), "audio"))
     return np.concatenate(rows)
 
 

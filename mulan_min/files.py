@@ -1,4 +1,4 @@
-"""Writes files and folders so that they are either complete or do not exist; text, JSON and JSON lines."""
+"""Files and folders that are either complete or do not exist; text, JSON and JSON lines."""
 import json
 import os
 import shutil
@@ -9,10 +9,8 @@ from mulan_min.errors import UserError
 
 
 def write_atomically(path, write):
-    """Calls write(temporary path), then renames that file to `path`: a reader sees either the old file or the new one.
-
-    Raises UserError if the file cannot be written; the old file is then unchanged.
-    """
+    """Calls write(temporary path), then renames that file to `path`: a reader sees either the old file or the new one. Raises
+    UserError if the file cannot be written; the old file is then unchanged."""
     path = Path(path)
     temporary = path.with_name(path.name + ".part")
     try:
@@ -42,6 +40,26 @@ def write_json(path, value):
 def write_jsonl(path, rows):
     """Writes one JSON value per line, atomically. Raises UserError as `write_atomically` does."""
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def parse_json(content, where):
+    """JSON as text or as UTF-8 bytes -> its value. Raises UserError, which begins with `where`."""
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:      # ValueError: also for bytes that are not UTF-8
+        raise UserError(f"{where}: not JSON ({error})") from None
+
+
+def read_jsonl(path):
+    """Yields (line number, row) for every line of a UTF-8 file that is not blank; a row is a JSON object. Raises UserError that
+    names the line."""
+    with open(path, "rb") as lines:      # in bytes, lines end at line feeds only: JSON texts may contain other line ends
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                row = parse_json(line, f"{path}, line {number}")
+                if not isinstance(row, dict):
+                    raise UserError(f"{path}, line {number}: must be a JSON object")
+                yield number, row
 
 
 @contextmanager

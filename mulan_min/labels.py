@@ -1,16 +1,16 @@
 """Labels of recordings: which labels there are, and which recording has which."""
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from mulan_min.errors import MissingData, UserError
+from mulan_min.files import parse_json
 
 
 def with_tags(recordings):
     """The recordings with their tags as one more text source, `tags`. Only for training on labels, and for evaluation."""
-    return [replace(r, text={**r.text, **({"tags": r.tags} if r.tags else {})}) for r in recordings]
+    return [replace(r, text=r.text | ({"tags": r.tags} if r.tags else {})) for r in recordings]
 
 
 def labels_of(recording, sources):
@@ -43,10 +43,7 @@ def read_labels(folder):
     path, form = Path(folder) / "labels.json", '{"set name": ["label", ...]}'
     if not path.is_file():
         raise MissingData(f"{path}: no such file; it should hold {form}")
-    try:
-        labels = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error})") from None
+    labels = parse_json(path.read_bytes(), path)
     if not isinstance(labels, dict) or not labels or not all(isinstance(x, list) for x in labels.values()):
         raise UserError(f"{path}: must hold {form}")
     for name, members in labels.items():
@@ -56,8 +53,3 @@ def read_labels(folder):
             if members.count(label) > 1:
                 raise UserError(f"{path}: set '{name}' lists '{label}' twice")
     return labels
-
-
-def unique_labels(labels):
-    """{set: [label, ...]} -> every label once, in the order of appearance."""
-    return list(dict.fromkeys(label for members in labels.values() for label in members))

@@ -8,9 +8,7 @@ RIDGE = 0.003  # share of the mean variance that is added in every direction bef
 
 def whitening(x):
     """x (N, d) -> mean (d,), W (d, d). (x - mean) @ W has variance 1 in every direction whose variance is well above RIDGE.
-
-    Embeddings vary much more in some directions than in others, so no single C suits all directions. After whitening, one does.
-    """
+    Embeddings vary much more in some directions than in others, so no single C suits all directions. After whitening, one does."""
     variances = np.atleast_2d(np.cov(x.T))
     noise = RIDGE * np.trace(variances) / len(variances) + 1e-12
     return x.mean(0), np.linalg.inv(np.linalg.cholesky(variances + noise * np.eye(len(variances)))).T

@@ -17,8 +17,7 @@ def hertz_to_mel(hertz: np.ndarray, scale: str) -> np.ndarray:
     hertz = np.asarray(hertz, dtype=np.float64)
     if scale == "htk":
         return 1127.0 * np.log1p(hertz / 700.0)
-    above = 15 + 27 * np.log(np.maximum(hertz, 1000) / 1000) / math.log(6.4)
-    return np.where(hertz < 1000, hertz * 0.015, above)
+    return np.where(hertz < 1000, hertz * 0.015, 15 + 27 * np.log(np.maximum(hertz, 1000) / 1000) / math.log(6.4))
 
 
 def mel_to_hertz(mels: np.ndarray, scale: str) -> np.ndarray:
@@ -40,10 +39,7 @@ def filterbank(n_mels: int, n_fft: int, sample_rate: int, dialect: str) -> np.nd
     scale = "htk" if dialect == "kaldi" else "slaney"
     corners = np.linspace(*hertz_to_mel([F_MIN, sample_rate / 2], scale), n_mels + 2)
     bins = np.arange(n_fft // 2 + 1) * sample_rate / n_fft
-    if dialect == "kaldi":
-        bins = hertz_to_mel(bins, scale)
-    else:
-        corners = mel_to_hertz(corners, scale)
+    corners, bins = (corners, hertz_to_mel(bins, scale)) if dialect == "kaldi" else (mel_to_hertz(corners, scale), bins)
     rise = (bins[:, None] - corners[:-2]) / (corners[1:-1] - corners[:-2])
     fall = (corners[2:] - bins[:, None]) / (corners[2:] - corners[1:-1])
     return np.maximum(0.0, np.minimum(rise, fall))
@@ -68,9 +64,9 @@ class LogMel(nn.Module):
         super().__init__()
         if dialect not in DIALECTS:
             raise UserError(f'mel dialect "{dialect}" is unknown: use {" or ".join(DIALECTS)}')
-        kaldi = dialect == "kaldi"
         self.window, self.hop = round(window * sample_rate), round(hop * sample_rate)  # samples
         self.n_fft = 2 ** math.ceil(math.log2(self.window))
+        kaldi = dialect == "kaldi"
         self.preemphasis = 0.97 if kaldi else 0.0
         self.padding = 0 if kaldi else self.window - self.hop  # samples, of both ends together
         self.floor = 1.192092955078125e-07 if kaldi else 1e-5

@@ -15,13 +15,11 @@ METRICS = {
 
 def format_table(rows, columns):
     """Rows of cells under the headings `columns` -> one string. The first two columns are aligned left, the others right."""
-    cells = [[str(cell) for cell in row] for row in [columns, *rows]]
+    cells = [[str(cell) for cell in row] for row in (columns, *rows)]
     widths = [max(map(len, column)) for column in zip(*cells)]
-    lines = []
-    for row in cells:
-        padded = [cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths))]
-        lines.append("  ".join(padded).rstrip())
-    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+    cells.insert(1, ["-" * width for width in widths])
+    lines = ("  ".join(cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths))) for row in cells)
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def results_table(sets):
@@ -29,9 +27,8 @@ def results_table(sets):
     rows = []
     for name, content in sets.items():
         for key in (key for key in METRICS if key in content):
-            value, (low, high), chance = (content[key][part] for part in ("value", "interval", "chance"))
-            digits = 1 if key == "median_rank" else 3
-            value, low, high, chance = (f"{number:.{digits}f}" for number in (value, low, high, chance))
+            numbers = content[key]["value"], *content[key]["interval"], content[key]["chance"]
+            value, low, high, chance = (f"{number:.{1 if key == 'median_rank' else 3}f}" for number in numbers)
             rows.append([name, METRICS[key], value, f"{low} - {high}", chance])
             name = ""  # only the first line of a set shows its name
     return format_table(rows, ["set", "metric", "value", "95 % interval", "chance"])

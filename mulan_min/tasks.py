@@ -3,15 +3,13 @@
 Each task is a function of (model, folder, embeddings, seed), where `embeddings = split_embedder(model, folder)`; `seed` draws
 the bootstrap resamples. A task returns a dict that can be written as JSON:
 
-    {"recordings": 408, "notes": ["..."],
-     "sets": {"genre": {"roc_auc": {"value": 0.9, "interval": [0.89, 0.91], "chance": 0.5}, ...}}}
+    {"recordings": 408, "notes": ["..."], "sets": {"genre": {"roc_auc": {"value": 0.9, "interval": [0.89, 0.91], "chance": 0.5}}}}
 
 The tasks evaluate the recordings of the test split. Only the probe also uses the train and valid splits. Labels and playlists
 that cannot be evaluated, such as a label without positives, are left out, and `notes` names them. Each task raises MissingData
 if the collection lacks what the task needs, and UserError if a file is malformed.
 """
-import json
-from itertools import compress
+from itertools import chain, compress, permutations
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +17,8 @@ import numpy as np
 from mulan_min import metrics
 from mulan_min.embedding import embed_texts
 from mulan_min.errors import MissingData, UserError
-from mulan_min.labels import has_both_classes, read_labels, truth_table, unique_labels
+from mulan_min.files import read_jsonl
+from mulan_min.labels import has_both_classes, read_labels, truth_table
 from mulan_min.logistic import fit_logistic, predict_logistic, whitening
 from mulan_min.ontology import below, read_ontology
 
@@ -28,37 +27,30 @@ PROBE_C = (0.0001, 0.001, 0.01, 0.1, 1.0, 10.0)  # inverse regularisation streng
 
 
 def tagging(model, folder, embeddings, seed=0):
-    """Zero-shot tagging: for each label, the cosine of recording and label ranks the test recordings.
-
-    The label itself is the prompt, as in the paper. The values of a label set are macro means over its labels.
-    """
+    """Zero-shot tagging: for each label, the cosine of recording and label ranks the test recordings. The label itself is the
+    prompt, as in the paper. The values of a label set are macro means over its labels."""
     label_sets, notes = read_labels(folder), []
-    names = unique_labels(label_sets)
-    if known := getattr(model, "labels", ()):  # a classifier (--objective tags) can only embed its own labels
-        unknown = [name for name in names if name not in known]
+    names = list(dict.fromkeys(chain(*label_sets.values())))  # each label once
+    known = getattr(model, "labels", names)  # a classifier (--objective tags) can only embed its own labels
+    if unknown := [name for name in names if name not in known]:
         names = [name for name in names if name in known]
-        notes = [f"{folder}: the classifier has no label for {', '.join(unknown)}; left out"] if unknown else []
+        notes = [f"{folder}: the classifier has no label for {', '.join(unknown)}; left out"]
     if not names:
         raise MissingData("; ".join(notes) or f"{folder}/labels.json: no label in it")
     test, audio = embeddings("test")
     scores = audio @ embed_texts(model, names).T  # (N, C)
-    result = score_labels(folder, label_sets, names, truth_table(test, names), {"": scores}, seed)
-    return result | {"notes": notes + result["notes"]}
+    return score_labels(folder, label_sets, names, truth_table(test, names), {"": scores}, seed, notes)
 
 
-def score_labels(folder, label_sets, names, truth, scores, seed):
-    """ROC-AUC and average precision of each label and each label set -> a task's result.
-
-    names: the C labels of the columns; other labels of `label_sets` are ignored. truth: (N, C) bool. scores: {prefix of the
-    metrics' keys: (N, C)}. Raises MissingData if no set has two labels that can be evaluated.
-    """
-    positives, items, usable = truth.sum(0), len(truth), has_both_classes(truth)
-    notes, sets = [], {}
+def score_labels(folder, label_sets, names, truth, scores, seed, notes=()):
+    """ROC-AUC and average precision of each label and each label set -> a task's result. names: the C labels of the columns; other
+    labels of `label_sets` are ignored. truth: (N, C) bool. scores: {prefix of the metrics' keys: (N, C)}. notes: the first notes of
+    the result. Raises MissingData if no set has two labels that can be evaluated."""
+    positives, items, notes, sets = truth.sum(0), len(truth), [*notes], {}
     for kind, lacking in (("positives", positives == 0), ("negatives", positives == items)):
         if lacking.any():
-            listed = ", ".join(compress(names, lacking))
-            notes.append(f"{folder}: labels without {kind} in the test split are left out: {listed}")
-    column = {name: c for c, name in enumerate(names) if usable[c]}
+            notes.append(f"{folder}: labels without {kind} in the test split are left out: {', '.join(compress(names, lacking))}")
+    column = {names[c]: c for c in np.flatnonzero(has_both_classes(truth))}
     for name, members in label_sets.items():
         kept = [column[label] for label in members if label in column]
         if len(kept) < 2:
@@ -68,63 +60,54 @@ def score_labels(folder, label_sets, names, truth, scores, seed):
         labels = {names[c]: {"positives": int(positives[c])} for c in kept}
         sets[name] = {"labels": labels}
         for prefix, table in scores.items():
-            areas = metrics.areas(table[:, kept], truth[:, kept])  # two arrays, one value per label
-            samples = metrics.bootstrap_areas(table[:, kept], truth[:, kept], seed)
+            columns = table[:, kept], truth[:, kept]
+            areas, samples = metrics.areas(*columns), metrics.bootstrap_areas(*columns, seed)
             for metric, values, draws, chance in zip(("roc_auc", "average_precision"), areas, samples, chances):
                 sets[name][prefix + metric] = estimate(values.mean(), draws, chance)
-                for c, value in zip(kept, values):
-                    labels[names[c]][prefix + metric] = float(value)
+                for label, value in zip(labels.values(), values):
+                    label[prefix + metric] = float(value)
     if not sets:
         raise MissingData(f"{folder}/labels.json: no set has two labels on some but not all test recordings")
     return {"recordings": items, "notes": notes, "sets": sets}
 
 
 def probe(model, folder, embeddings, seed=0):
-    """Linear probe: logistic regression on the frozen embeddings of the train split, with zero-shot tagging beside it.
-
-    The embeddings are whitened with the mean and covariance of the train split, which keeps the probe linear. Each label has
-    its own regression (one-vs-rest). Its C is the value of PROBE_C with the best ROC-AUC on the valid split.
-    """
-    label_sets, splits, notes = read_labels(folder), ("train", "valid", "test"), []
-    names = unique_labels(label_sets)
-    truth = {split: truth_table(embeddings(split)[0], names) for split in splits}  # (N, C) each
-    mean, W = whitening(embeddings("train")[1])
-    train, valid, test = ((embeddings(split)[1] - mean) @ W for split in splits)  # (N, d) each
-    learnable = has_both_classes(truth["train"])
+    """Linear probe: logistic regression on the frozen embeddings of the train split, with zero-shot tagging beside it. The embeddings
+    are whitened with the mean and covariance of the train split, which keeps the probe linear. Each label has its own regression
+    (one-vs-rest). Its C is the value of PROBE_C with the best ROC-AUC on the valid split."""
+    label_sets, notes = read_labels(folder), []
+    names = list(dict.fromkeys(chain(*label_sets.values())))  # each label once
+    recordings, audio = zip(*(embeddings(split) for split in ("train", "valid", "test")))
+    learnable = has_both_classes(truth_table(recordings[0], names))
     if not learnable.all():
-        listed = ", ".join(compress(names, ~learnable))
-        notes = [f"{folder}: labels on none or all of the train split are left out: {listed}"]
+        notes = [f"{folder}: labels on none or all of the train split are left out: {', '.join(compress(names, ~learnable))}"]
         names = list(compress(names, learnable))
-        truth = {split: table[:, learnable] for split, table in truth.items()}
-    judged = has_both_classes(truth["valid"])
+    train_truth, valid_truth, test_truth = (truth_table(part, names) for part in recordings)  # (N, C) each
+    mean, W = whitening(audio[0])
+    train, valid, test = ((x - mean) @ W for x in audio)  # (N, d) each
+    judged = has_both_classes(valid_truth)
     if not judged.any():
         raise MissingData(f"{folder}: the probe needs labels on some but not all train and valid recordings")
 
-    fits = np.stack([fit_logistic(train, truth["train"], C) for C in PROBE_C])  # (C values, d + 1, labels)
-    valid_auc = np.stack([metrics.roc_auc(predict_logistic(w, valid)[:, judged], truth["valid"][:, judged]) for w in fits])
+    fits = np.stack([fit_logistic(train, train_truth, C) for C in PROBE_C])  # (C values, d + 1, labels)
+    valid_auc = np.stack([metrics.roc_auc(predict_logistic(w, valid)[:, judged], valid_truth[:, judged]) for w in fits])
     best = np.full(len(names), valid_auc.mean(1).argmax())  # for labels without both classes in the valid split
     best[judged] = valid_auc.argmax(0)
-    weights = fits[best, :, np.arange(len(names))].T  # (d + 1, labels)
-
-    scores = {"": predict_logistic(weights, test)}
+    scores = {"": predict_logistic(fits[best, :, np.arange(len(names))].T, test)}
     try:
-        scores["zero_shot_"] = embeddings("test")[1] @ embed_texts(model, names).T
+        scores["zero_shot_"] = audio[2] @ embed_texts(model, names).T
     except MissingData as error:  # a classifier without some of these labels
         notes.append(str(error))
-    result = score_labels(folder, label_sets, names, truth["test"], scores, seed)
-    return result | {
-        "notes": notes + result["notes"],
+    return score_labels(folder, label_sets, names, test_truth, scores, seed, notes) | {
         "C": {name: PROBE_C[i] for name, i in zip(names, best)},
         "valid_roc_auc_by_C": {f"{C:g}": float(auc) for C, auc in zip(PROBE_C, valid_auc.mean(1))},
     }
 
 
 def retrieval(model, folder, embeddings, seed=0):
-    """Playlist retrieval: a playlist's title, and its description, ranks all test recordings; its tracks should come first.
-
-    The optional "set" of a row in playlists.jsonl groups the results. Without that file the query is a recording's first SF
-    text (its title in imported collections), and the recording itself is the only correct result.
-    """
+    """Playlist retrieval: a playlist's title, and its description, ranks all test recordings; its tracks should come first. The
+    optional "set" of a row in playlists.jsonl groups the results. Without that file the query is a recording's first SF text (its
+    title in imported collections), and the recording itself is the only correct result."""
     path = Path(folder) / "playlists.jsonl"
     if not path.is_file():
         return retrieve_own_text(model, folder, embeddings, seed)
@@ -140,15 +123,14 @@ def retrieval(model, folder, embeddings, seed=0):
         truth[[position[track] for track in tracks if track in position]] = True
         outside += sum(track not in position for track in tracks)
         if truth.all() or not truth.any():
-            skipped.append(number)
+            skipped.append(str(number))
             continue
         for kind in ("title", "description"):
             if kind in row:
                 queries.setdefault(f"{row.get('set', 'playlist')}/{kind}", []).append((row[kind], truth))
     notes = [f"{path}: {outside} tracks are not recordings of the test split; left out"] if outside else []
     if skipped:
-        listed = ", ".join(map(str, skipped))
-        notes.append(f"{path}: playlists of none or all of the test recordings are left out: lines {listed}")
+        notes.append(f"{path}: playlists of none or all of the test recordings are left out: lines {', '.join(skipped)}")
     if not queries:
         raise MissingData(f"{path}: no playlist holds some but not all of the test recordings of {folder}")
     sets = {}
@@ -166,13 +148,10 @@ def retrieve_own_text(model, folder, embeddings, seed):
         raise MissingData(f"{folder}: retrieval needs playlists.jsonl, or two test recordings with SF text")
     scores = embed_texts(model, [test[i].text["sf"][0] for i in kept]) @ audio[kept].T  # (Q, N) with Q = N
     size, targets = len(kept), np.arange(len(kept))
-    ranks = metrics.target_ranks(scores, targets)
-    median_draws = np.median(ranks[metrics.bootstrap_draws(size, seed)], axis=1)
-    own = query_areas(scores.T, np.eye(size, dtype=bool), seed) | {
-        "recall_at_1": mean_estimate(metrics.recall_at_k(scores, targets, 1), 1 / size, seed),
-        "recall_at_10": mean_estimate(metrics.recall_at_k(scores, targets, 10), min(10 / size, 1), seed),
-        "median_rank": estimate(np.median(ranks), median_draws, (size + 1) / 2),
-    }
+    own = query_areas(scores.T, np.eye(size, dtype=bool), seed)
+    for k in (1, 10):
+        own[f"recall_at_{k}"] = estimate_over(metrics.recall_at_k(scores, targets, k), min(k / size, 1), seed)
+    own["median_rank"] = estimate_over(metrics.target_ranks(scores, targets), (size + 1) / 2, seed, np.median)
     note = f"{folder} has no playlists.jsonl; the query for each recording is its own first SF text"
     return {"recordings": size, "notes": [note], "sets": {"own text": own}}
 
@@ -181,36 +160,31 @@ def query_areas(scores, truth, seed):
     """Mean ROC-AUC and average precision over the Q columns, one query each: scores (N, Q), truth (N, Q) bool."""
     auc, average = metrics.areas(scores, truth)
     chance = metrics.chance_average_precision(truth.sum(0), len(truth)).mean()
-    return {"queries": len(auc), "roc_auc": mean_estimate(auc, 0.5, seed),
-            "average_precision": mean_estimate(average, chance, seed)}
+    return {"queries": len(auc), "roc_auc": estimate_over(auc, 0.5, seed),
+            "average_precision": estimate_over(average, chance, seed)}
 
 
 def triplet(model, folder, embeddings=None, seed=0):
-    """Text triplets: is the anchor closer to its positive than to its negative? A tie counts as half.
-
-    This task needs no audio, so `embeddings` is not used. The bootstrap resamples anchors, because the triplets of one anchor
-    are not independent (our choice).
-    """
-    path = Path(folder) / "triplets.jsonl"
-    return judge_triplets(model, [row for _, row in read_rows(path, texts=("set", *ROLES))], seed=seed)
+    """Text triplets: is the anchor closer to its positive than to its negative? A tie counts as half. This task needs no audio, so
+    `embeddings` is not used."""
+    rows = read_rows(Path(folder) / "triplets.jsonl", texts=("set", *ROLES))
+    return judge_triplets(model, [row for _, row in rows], seed=seed)
 
 
 def judge_triplets(model, rows, notes=(), seed=0):
-    """The result of `triplet` for rows {"set", "anchor", "positive", "negative"}. The model only needs `embed_text`."""
+    """The result of `triplet` for rows {"set", "anchor", "positive", "negative"}. The model only needs `embed_text`. The bootstrap
+    resamples anchors, because the triplets of one anchor are not independent (our choice)."""
     texts = list(dict.fromkeys(row[role] for row in rows for role in ROLES))  # each text is embedded once
-    index, vectors, sets = {text: i for i, text in enumerate(texts)}, embed_texts(model, texts), {}
-    for name in dict.fromkeys(row["set"] for row in rows):
-        members = [row for row in rows if row["set"] == name]
-        table = np.array([[index[row[role]] for role in ROLES] for row in members])  # (T, 3) rows of `vectors`
-        # 1,000 triplets at a time: the vectors of all ontology triplets of a wide encoder would take 650 MB.
-        cosines = np.concatenate([[(vectors[part[:, 0]] * vectors[part[:, k]]).sum(1) for k in (1, 2)]
-                                  for part in np.split(table, range(1000, len(table), 1000))], axis=1)  # (2, T)
-        correct = metrics.triplet_accuracy(*cosines)
-        anchors, group = np.unique([row["anchor"] for row in members], return_inverse=True)
-        sums, sizes = np.bincount(group, correct), np.bincount(group)  # per anchor
+    vectors, groups, sets = dict(zip(texts, embed_texts(model, texts))), {}, {}  # groups: {set: {anchor: [1, 0.5 or 0, ...]}}
+    for row in rows:
+        anchor, positive, negative = (vectors[row[role]] for role in ROLES)
+        correct = metrics.triplet_accuracy((anchor * positive).sum(), (anchor * negative).sum())
+        groups.setdefault(row["set"], {}).setdefault(row["anchor"], []).append(correct)
+    for name, anchors in groups.items():
+        sums, sizes = np.array([(sum(correct), len(correct)) for _, correct in sorted(anchors.items())]).T
         draws = metrics.bootstrap_draws(len(anchors), seed)
-        accuracy = estimate(correct.mean(), sums[draws].sum(1) / sizes[draws].sum(1), 0.5)
-        sets[name] = {"triplets": len(members), "anchors": len(anchors), "accuracy": accuracy}
+        accuracy = estimate(sums.sum() / sizes.sum(), sums[draws].sum(1) / sizes[draws].sum(1), 0.5)
+        sets[name] = {"triplets": int(sizes.sum()), "anchors": len(anchors), "accuracy": accuracy}
     return {"recordings": 0, "notes": list(notes), "sets": sets}
 
 
@@ -223,12 +197,11 @@ def ontology_triplets(path):
     """
     classes = read_ontology(path)
     pairs = [(classes[key]["name"], classes[key]["description"]) for key in below(classes, "Music")]
-    described = [pair for pair in pairs if all(pair)]
+    described, skipped = [pair for pair in pairs if all(pair)], ", ".join(pair[0] for pair in pairs if not all(pair))
     if len(described) < 2:
         raise UserError(f"{path}: fewer than two described classes below 'Music'; is it AudioSet's ontology?")
-    skipped = ", ".join(name for name, description in pairs if not (name and description))
     rows = [{"set": "audioset", "anchor": name, "positive": description, "negative": other}
-            for i, (name, description) in enumerate(described) for k, (_, other) in enumerate(described) if i != k]
+            for (name, description), (_, other) in permutations(described, 2)]
     return rows, [f"{path}: classes without a description are left out: {skipped}"] if skipped else []
 
 
@@ -237,24 +210,11 @@ def read_rows(path, texts, optional=()):
     texts. Raises MissingData if the file is missing or empty, and UserError naming a malformed line."""
     if not path.is_file():
         raise MissingData(f"{path}: no such file")
-    rows = []
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines: JSON may contain U+2028
-    except ValueError as error:
-        raise UserError(f"{path}: not UTF-8 ({error})") from None
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{path}, line {number}: not JSON ({error})") from None
-        if not isinstance(row, dict):
-            raise UserError(f"{path}, line {number}: must be a JSON object with {', '.join(texts)}")
+    rows = list(read_jsonl(path))
+    for number, row in rows:
         for key in texts + tuple(key for key in optional if key in row):
             if not isinstance(row.get(key), str) or not row[key].strip():
                 raise UserError(f"{path}, line {number}: '{key}' must be a non-empty text")
-        rows.append((number, row))
     if not rows:
         raise MissingData(f"{path}: it is empty")
     return rows
@@ -265,6 +225,6 @@ def estimate(value, samples, chance):
     return {"value": float(value), "interval": metrics.interval(value, samples), "chance": float(chance)}
 
 
-def mean_estimate(values, chance, seed):
-    """The mean of one value per query (Q,); the bootstrap resamples the queries."""
-    return estimate(values.mean(), values[metrics.bootstrap_draws(len(values), seed)].mean(1), chance)
+def estimate_over(values, chance, seed, statistic=np.mean):
+    """`estimate` of the mean, or another statistic, of one value per query (Q,). The bootstrap resamples the queries."""
+    return estimate(statistic(values), statistic(values[metrics.bootstrap_draws(len(values), seed)], axis=1), chance)

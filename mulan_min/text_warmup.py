@@ -1,8 +1,7 @@
 """A head start for a text tower without a pretrained BERT. Our choice; the paper starts from public BERT.
 
 A BERT with random weights gives nearly the same embedding to every text, because its [CLS] state is then little more than an
-average over the words. The contrastive loss cannot tell such texts apart: it stays at its chance value for a long time, sometimes
-for ever.
+average over the words. The contrastive loss cannot tell such texts apart and stays at its chance value for long, or for ever.
 
 A recording comes with several texts. From the embedding of one of them a linear layer must predict the words of all of them. Words
 that describe the recording predict each other, so "three-four" moves towards "waltz". Words that describe nothing, such as "the" or

@@ -8,9 +8,7 @@ from mulan_min.errors import UserError
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout: float = 0.0) -> Tensor:
     """Scaled dot-product attention, softmax(q k^T / sqrt(D)) v (Vaswani et al. 2017): q, k, v (B, H, L, D) -> (B, H, L, D).
-
-    mask (B, 1, 1, L) bool: True = real token. `dropout` is the probability that an attention weight is set to zero.
-    """
+    mask (B, 1, 1, L) bool: True = real token. `dropout` is the probability that an attention weight is set to zero."""
     if q.device.type != "cpu" or q.dtype != torch.bfloat16 or q.shape[2] > 1000:
         return F.scaled_dot_product_attention(q, k, v, mask, dropout)
     # On the CPU in bfloat16, the fused kernel takes 4 to 5 times as long as this formula, forward and backward (torch 2.13, 100 to
@@ -36,13 +34,11 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """x (B, L, W), mask (B, L) bool with True = real token, or None when all tokens are real -> (B, L, W)."""
-        batch, length, width = x.shape
-        shape = (batch, length, 3, self.heads, width // self.heads)
         # (B, L, 3 W) -> (B, L, 3, H, D) -> three views (B, H, L, D), without a copy
-        q, k, v = self.qkv(x).view(shape).permute(2, 0, 3, 1, 4).unbind(0)
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         mask = None if mask is None else mask[:, None, None]  # (B, 1, 1, L): no query of any head attends to padding
         x = attend(q, k, v, mask, self.dropout if self.training else 0.0)
-        return self.out(x.transpose(1, 2).reshape(batch, length, width))  # (B, H, L, D) -> (B, L, W)
+        return self.out(x.transpose(1, 2).flatten(2))  # (B, H, L, D) -> (B, L, W)
 
 
 class MLP(nn.Module):

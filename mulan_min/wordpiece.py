@@ -1,5 +1,4 @@
 """BERT's WordPiece tokenizer, made with the `tokenizers` package: train a small vocabulary, or load a published one."""
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -8,6 +7,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from torch import Tensor
 
 from mulan_min.errors import UserError
+from mulan_min.files import parse_json
 
 SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]  # [PAD] gets id 0, as in BERT's vocabulary
 
@@ -15,7 +15,7 @@ SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]  # [PAD] gets id
 def train_wordpiece(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     """An uncased WordPiece with vocab_size pieces (more if the alphabet alone is larger), the same in every process."""
     texts = [_replace_surrogates(text) for text in texts]
-    tokenizer = _uncased(models.WordPiece(unk_token="[UNK]"))
+    tokenizer = _uncased({})
     words = tokenizer.pre_tokenizer.pre_tokenize_str(tokenizer.normalizer.normalize_str("\n".join(texts)))
     # The trainer numbers the characters inside words in the order of a hash map. This order differs from run to run and decides
     # ties between merges. As special tokens they get fixed numbers.
@@ -23,7 +23,7 @@ def train_wordpiece(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     trainer = trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=SPECIAL_TOKENS + inner_pieces, show_progress=False)
     tokenizer.train_from_iterator(texts, trainer)
     # A new tokenizer with the same vocabulary, in which "##a" is an ordinary piece and no longer a special token.
-    return finish(_uncased(models.WordPiece(tokenizer.get_vocab(), unk_token="[UNK]")), "the trained vocabulary")
+    return finish(_uncased(tokenizer.get_vocab()), "the trained vocabulary")
 
 
 def load_wordpiece(path: str | Path) -> Tokenizer:
@@ -39,14 +39,10 @@ def load_wordpiece(path: str | Path) -> Tokenizer:
     options = _normalizer_options(path.with_name("tokenizer_config.json"))
     try:
         content = path.read_text(encoding="utf-8")
-        tokenizer = Tokenizer.from_str(content) if path.suffix == ".json" else None
+        lines = content.removesuffix("\n").split("\n")
+        tokenizer = Tokenizer.from_str(content) if path.suffix == ".json" else _uncased({piece: i for i, piece in enumerate(lines)})
     except Exception as error:  # tokenizers raises bare Exception for bad JSON
         raise UserError(f"{path}: not a vocab.txt or tokenizer.json that can be read ({error})") from error
-    if tokenizer is None:
-        pieces = content.removesuffix("\n").split("\n")
-        if len(set(pieces)) < len(pieces):
-            raise UserError(f"{path}: the same piece is on two lines; use the original vocab.txt of a BERT")
-        tokenizer = _uncased(models.WordPiece({piece: i for i, piece in enumerate(pieces)}, unk_token="[UNK]"))
     if isinstance(tokenizer.normalizer, normalizers.BertNormalizer):
         for name, value in options.items():
             setattr(tokenizer.normalizer, name, value)
@@ -56,22 +52,16 @@ def load_wordpiece(path: str | Path) -> Tokenizer:
 def _normalizer_options(path: Path) -> dict:
     """tokenizer_config.json -> options of `normalizers.BertNormalizer`; {} if there is no such file. Raises UserError."""
     names = {"do_lower_case": "lowercase", "strip_accents": "strip_accents", "tokenize_chinese_chars": "handle_chinese_chars"}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        options = {ours: content[theirs] for theirs, ours in names.items() if content.get(theirs) is not None}
-    except (OSError, ValueError, AttributeError) as error:
-        raise UserError(f"{path}: not a tokenizer_config.json that can be read ({error})") from error
-    if not all(isinstance(value, bool) for value in options.values()):
-        raise UserError(f"{path}: {', '.join(names)} must be true or false")
-    return options
+    content = parse_json(path.read_bytes(), path) if path.is_file() else {}
+    if not isinstance(content, dict) or not all(isinstance(content.get(name), bool | None) for name in names):
+        raise UserError(f"{path}: {', '.join(names)} must be true or false, in a JSON object")
+    return {ours: content[theirs] for theirs, ours in names.items() if content.get(theirs) is not None}
 
 
 def encode(tokenizer: Tokenizer, texts: list[str], max_tokens: int) -> tuple[Tensor, Tensor]:
-    """N texts -> token ids (N, L) int64 and mask (N, L) bool, True = real token.
-
-    Each row is [CLS] ... [SEP]. Rows longer than max_tokens are truncated but keep [SEP]; then all rows are padded to the longest.
-    Raises UserError when max_tokens is below 3 or `texts` is not a list of strings.
-    """
+    """N texts -> token ids (N, L) int64 and mask (N, L) bool, True = real token. Each row is [CLS] ... [SEP]. Rows longer than
+    max_tokens are truncated but keep [SEP]; then all rows are padded to the longest. Raises UserError when max_tokens is below 3 or
+    `texts` is not a list of strings."""
     if max_tokens < 3:
         raise UserError(f"max_tokens is {max_tokens}: at least 3 are needed, for [CLS], one piece and [SEP]")
     if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
@@ -89,9 +79,9 @@ def _replace_surrogates(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def _uncased(model: models.Model) -> Tokenizer:
+def _uncased(vocabulary: dict[str, int]) -> Tokenizer:
     """As bert-base-uncased: lower case, no accents, split at spaces, at punctuation and around each Chinese character."""
-    tokenizer = Tokenizer(model)
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     return tokenizer
@@ -103,7 +93,7 @@ def finish(tokenizer: Tokenizer, name: str | Path) -> Tokenizer:
     if missing := [token for token in SPECIAL_TOKENS[:4] if tokenizer.token_to_id(token) is None]:
         raise UserError(f"{name}: {', '.join(missing)} missing; use a vocabulary made for BERT")
     if max(tokenizer.get_vocab().values()) >= tokenizer.get_vocab_size():  # the text tower has one embedding row per piece
-        raise UserError(f"{name}: the ids of the pieces do not run from 0 without a gap; use a vocabulary made for BERT")
+        raise UserError(f"{name}: the same piece occurs twice, or the ids have a gap; use a vocabulary made for BERT")
     tokenizer.add_special_tokens([t for t in SPECIAL_TOKENS if tokenizer.token_to_id(t) is not None])
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[(t, tokenizer.token_to_id(t)) for t in ("[CLS]", "[SEP]")])

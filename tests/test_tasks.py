@@ -238,6 +238,15 @@ def test_faults_of_the_collection(tmp_path, task, name, content, missing, messag
     assert isinstance(error.value, MissingData) == missing
 
 
+def test_a_line_ends_at_a_line_feed_and_is_utf_8(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"title": "one\u2028line"}\r\n\n{"title": "two"}\n', encoding="utf-8")
+    assert tasks.read_rows(path, texts=("title",)) == [(1, {"title": "one\u2028line"}), (3, {"title": "two"})]
+    path.write_bytes(b'{"title": "one"}\n{"title": "caf\xe9"}\n')
+    with pytest.raises(UserError, match="rows.jsonl, line 2: not JSON .*utf-8"):
+        tasks.read_rows(path, texts=("title",))
+
+
 def test_text_embeddings_that_are_not_finite_are_refused(tmp_path):
     write(tmp_path, "labels.json", {"all": ["up", "down"]})
     with pytest.raises(UserError, match="text embeddings are not all finite"):
