@@ -37,8 +37,7 @@ def texts_of(recordings, config):
 
 
 def build(config, recordings, valid):
-    """An untrained MuLan. Its tokenizer is that of --text-init or --vocab; without them it is trained on the recordings' texts. Raises
-    UserError."""
+    """An untrained MuLan. Its tokenizer comes from --text-init or --vocab, or is trained on the recordings' texts. Raises UserError."""
     vocab = config.text.text_init or config.text.vocab
     texts = chain.from_iterable(texts_of(recordings, config))
     return MuLan(config, load_wordpiece(vocab) if vocab else train_wordpiece(texts, config.text.vocab_size))

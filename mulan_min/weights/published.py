@@ -53,15 +53,15 @@ def read_weights(path):
 
 
 def read_config(path, rules):
-    """Reads a config.json. `rules` is {field: the only value that we support}; a missing field counts as that value.
-    Raises UserError when the file cannot be read or breaks a rule."""
+    """Reads a config.json. `rules` is {field: the only value that we support, or a tuple of such values}; a missing field counts
+    as that value. Raises UserError when the file cannot be read or breaks a rule."""
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        invalid = {name: config[name] for name in rules if config.get(name, rules[name]) != rules[name]}
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        config = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{path}: not a config.json that can be read ({error})") from error
-    for name, value in invalid.items():
-        raise UserError(f"{path}: {name} is {json.dumps(value)}, but only {json.dumps(rules[name])} is supported")
+    for name, rule in rules.items():
+        if name in config and config[name] not in (rule if isinstance(rule, tuple) else (rule,)):
+            raise UserError(f"{path}: {name} is {json.dumps(config[name])}, but only {json.dumps(rule)} is supported")
     return config
 
 
