@@ -111,7 +111,7 @@ def main(argv=None):
             torch.manual_seed((optim.seed * 1_000_003 + step) * world + rank)
             for group in optimizer.param_groups:
                 group["lr"] = group["max_lr"] * schedule(step, optim, stage_1)
-            batch |= {key: x.to(device, non_blocking=True) for key, x in batch.items() if torch.is_tensor(x)}
+            batch |= {key: x.to(device, non_blocking=True) for key, x in batch.items() if torch.is_tensor(x) and key != "mask"}
             optimizer.zero_grad(set_to_none=True)
             loss, recall, chance = objective.backward(net, batch, step, model, world)
             if not math.isfinite(loss):

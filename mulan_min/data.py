@@ -151,8 +151,11 @@ def collate(waveforms, recordings, texts, make_targets, front_end):
     "ids"          [str]
     "waveforms"    (B, samples) float32, or, where there is a `front_end` (waveforms -> spectrograms), instead of them
     "spectrograms" (B, mels, frames)
-    and what make_targets(recordings, texts) returns: {"tokens", "mask"} for texts, {"targets"} for labels.
+    and what make_targets(recordings, texts) returns: {"tokens", "mask"} for texts, {"targets"} for labels. Sorted by the length of
+    the texts, so that neighbours need little padding (see TextTower).
     """
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+    waveforms, recordings, texts = ([items[i] for i in order] for items in (waveforms, recordings, texts))
     waveforms = torch.from_numpy(np.stack(waveforms))
     batch = {"ids": [recording.id for recording in recordings], **make_targets(recordings, texts)}
     if front_end is None:

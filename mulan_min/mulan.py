@@ -122,15 +122,20 @@ class TextTower(nn.Module):
         self.project = nn.Linear(text.text_width, config.space.dim)
 
     def forward(self, tokens, mask):
-        # Texts of similar length go through BERT together, so little is spent on padding; the embeddings are the same.
-        lengths = mask.sum(1)
-        parts = lengths.argsort().tensor_split(min(PARTS, len(tokens)))
+        # Neighbouring texts, which have similar lengths (`data.collate` sorts them), go through BERT together and are padded to
+        # the longest of them. A mask on the CPU gives the lengths without waiting for the GPU.
         states = []
-        for rows in parts:
-            longest = int(lengths[rows].max())
-            states.append(self.net(tokens[rows, :longest], mask[rows, :longest])[:, 0])      # (B / PARTS, width)
-        states = torch.cat(states)[torch.cat(parts).argsort()]                               # (B, width), in the order given
-        return l2_normalize(self.project(states))
+        for rows in torch.arange(len(tokens)).tensor_split(min(PARTS, len(tokens))):
+            part = slice(int(rows[0]), int(rows[-1]) + 1), slice(int(mask[rows].sum(1).max()))
+            states.append(self.net(tokens[part], mask[part].to(tokens.device))[:, 0])        # (B / PARTS, width)
+        return l2_normalize(self.project(torch.cat(states)))                                 # (B, width) -> (B, d)
+
+
+def load_best(cls, run, device=None):
+    """The trained model of a run folder (its best checkpoint) or of one file, a checkpoint or a .safetensors file written by
+    `mulan_min.weights`, in eval mode, on the GPU where there is one. Raises UserError."""
+    path = checkpoint.best_of(run)
+    return cls.from_state(checkpoint.load(path), path).to(device or default_device()).eval()
 
 
 class MuLan(nn.Module):
@@ -154,7 +159,7 @@ class MuLan(nn.Module):
     def forward(self, audio, tokens, mask):
         """A batch of pairs -> (audio embeddings (B, d), text embeddings (B, d)), unit rows.
 
-        audio: waveforms (B, samples) or spectrograms (B, mels, frames); tokens (B, L) int64; mask (B, L) bool.
+        audio: waveforms (B, samples) or spectrograms (B, mels, frames); tokens (B, L) int64; mask (B, L) bool, best on the CPU.
         """
         return self.audio(audio), self.text(tokens, mask)
 
@@ -165,24 +170,19 @@ class MuLan(nn.Module):
     @torch.inference_mode()
     def embed_text(self, texts, batch_size=256):
         """N texts -> (N, d) float32 on the CPU, unit rows. Raises UserError for an empty text."""
-        texts, device = check_texts(texts), self.temperature.device
-        rows = [torch.zeros(0, self.config.space.dim)]
+        texts = check_texts(texts)
+        rows, order = torch.zeros(len(texts), self.config.space.dim), sorted(range(len(texts)), key=lambda i: len(texts[i]))
         with evaluating(self):
-            for i in range(0, len(texts), batch_size):
-                tokens, mask = encode(self.tokenizer, texts[i:i + batch_size], self.config.text.max_tokens)
-                rows.append(self.text(tokens.to(device), mask.to(device)).cpu())
-        return torch.cat(rows)
+            for part in (order[i:i + batch_size] for i in range(0, len(texts), batch_size)):
+                tokens, mask = encode(self.tokenizer, [texts[i] for i in part], self.config.text.max_tokens)
+                rows[part] = self.text(tokens.to(self.temperature.device), mask).cpu()
+        return rows
 
     def networks(self):
         """What torch.compile compiles: [(module, whether its input shapes change)]."""
         return [(self.audio.net, None), (self.text.net, True)]
 
-    @classmethod
-    def load(cls, run, device=None):
-        """The trained model of a run folder (its best checkpoint) or of one file, a checkpoint or a .safetensors file written by
-        `mulan_min.export`, in eval mode, on the GPU where there is one. Raises UserError."""
-        path = checkpoint.best_of(run)
-        return cls.from_state(checkpoint.load(path), path).to(device or default_device()).eval()
+    load = classmethod(load_best)
 
     @classmethod
     def from_state(cls, state, source):

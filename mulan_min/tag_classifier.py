@@ -8,16 +8,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mulan_min import checkpoint, distributed, metrics
+from mulan_min import distributed, metrics
 from mulan_min.command_line import print0
 from mulan_min.config import parse_ratio
 from mulan_min.contrastive import LOG_LINE  # noqa: F401  the same line for both
 from mulan_min.data import audio_of, middle_windows
-from mulan_min.device import autocast, default_device
+from mulan_min.device import autocast
 from mulan_min.errors import MissingData, UserError
 from mulan_min.labels import has_both_classes, label_table, labels_of, read_labels, with_tags
 from mulan_min.loss import clamp_temperature
-from mulan_min.mulan import AudioTower, check_texts, restore
+from mulan_min.mulan import AudioTower, check_texts, load_best, restore
 
 LEAVES_UNUSED = False
 VALID_LINE = "step {step:5d}  validation: labels, macro AUC {valid_auc:.3f} (chance 0.500)"
@@ -73,11 +73,7 @@ class TagClassifier(nn.Module):
         """What torch.compile compiles: [(module, whether its input shapes change)]."""
         return [(self.audio.net, None)]
 
-    @classmethod
-    def load(cls, run, device=None):
-        """The trained model of a run folder or file, as MuLan.load. Raises UserError."""
-        path = checkpoint.best_of(run)
-        return cls.from_state(checkpoint.load(path), path).to(device or default_device()).eval()
+    load = classmethod(load_best)
 
     @classmethod
     def from_state(cls, state, source):

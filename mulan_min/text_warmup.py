@@ -45,11 +45,12 @@ def warm_up_text(model, groups, config, device, log=print):
         torch.manual_seed(optim.seed * 1_000_003 + step)
         rng = np.random.default_rng((optim.seed, 4, step))
         chosen = rng.integers(len(groups), size=min(BATCH, optim.batch_size))
-        texts = [groups[i][rng.integers(len(groups[i]))] for i in chosen]
-        tokens, mask = (x.to(device) for x in encode(model.tokenizer, texts, config.text.max_tokens))
+        pairs = sorted(((i, groups[i][rng.integers(len(groups[i]))]) for i in chosen), key=lambda pair: len(pair[1]))
+        chosen, texts = map(list, zip(*pairs))      # texts of similar length side by side, see TextTower
+        tokens, mask = encode(model.tokenizer, texts, config.text.max_tokens)
         with autocast(device, optim.precision):
             # Unit vectors give a narrow range of logits; times 10, a layer with weights of ordinary size can be certain of a word.
-            logits = decoder(10 * model.text(tokens, mask))                                 # (B, V)
+            logits = decoder(10 * model.text(tokens.to(device), mask))                                 # (B, V)
         loss = F.cross_entropy(logits.float(), shares[chosen].to(device))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

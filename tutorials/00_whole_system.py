@@ -24,7 +24,8 @@ import numpy as np
 import torch
 
 from mulan_min.config import resolve
-from mulan_min.data import Batches, read_clip_window, read_collection, shuffle_pairs
+from mulan_min.contrastive import make_targets
+from mulan_min.data import Batches, audio_of, read_clip_window, read_collection, shuffle_pairs
 from mulan_min.demo.pieces import FAMILIES
 from mulan_min.demo.world import make_world
 from mulan_min.labels import truth_table
@@ -90,7 +91,7 @@ for name, tower in (("audio", model.audio), ("text", model.text)):
 # are spaced as we hear, and the logarithm, because loudness is heard in ratios. What is left is a picture.
 
 # %%
-wave = read_clip_window(train[7], config.front.seconds, config.front.sample_rate, place=0.5)
+wave = read_clip_window(train[7], config.front.seconds, config.front.sample_rate, position=0.5)
 mel = model.audio.mel(torch.from_numpy(wave)[None])      # (1, samples) -> (1, mels, frames)
 frames = round(config.front.seconds / config.front.hop)
 assert wave.shape == (round(config.front.seconds * 16000),) and mel.shape == (1, 64, frames)
@@ -125,12 +126,13 @@ assert torch.allclose(text.norm(dim=1), torch.ones(2)) and torch.allclose(audio.
 # function of (seed, *s*) alone, so that a resumed run needs no memory of what came before.
 
 # %%
-batches = Batches(train, config, tokenizer)
-batch = batches[0]
-for slot, (source, _) in list(enumerate(batches.sampler.batch(0)))[:6]:
-    words = tokenizer.decode(batch["tokens"][slot].tolist()).replace(" ##", "")
-    print(f"  {source:4}  {batch['ids'][slot]}  {words[:90]}")
-sources = [source for source, _ in batches.sampler.batch(0)]
+batches = Batches(train, config, make_targets(model))
+batch, plan = batches[0], batches.sampler.batch(0)
+source_of = {train[index].id: source for source, index in plan}
+for row in range(0, B, B // 6):      # sorted by the length of the text
+    words = tokenizer.decode(batch["tokens"][row].tolist()).replace(" ##", "")
+    print(f"  {source_of[batch['ids'][row]]:4}  {batch['ids'][row]}  {words[:90]}")
+sources = [source for source, _ in plan]
 assert [sources.count(s) for s in ("sf", "lf", "pl", "aset")] == [B // 3, B // 3, B // 6, B // 6]
 assert len(set(batch["ids"])) == B      # no recording twice
 
@@ -151,7 +153,7 @@ assert len(set(batch["ids"])) == B      # no recording twice
 # %%
 def embed(model, batch):
     """-> audio (B, 128), text (B, 128)"""
-    return model(batch["sound"], batch["tokens"], batch["mask"])
+    return model(audio_of(batch), batch["tokens"], batch["mask"])
 
 
 def by_the_formula(x, t, tau):
@@ -202,7 +204,7 @@ def fit(start, recordings):
     """Trains a copy of the model `start`; -> (model in eval mode, loss of each step)."""
     torch.manual_seed(0)
     model = copy.deepcopy(start).train()
-    batches = Batches(recordings, config, tokenizer, prepare=model.audio.spectrogram)
+    batches = Batches(recordings, config, make_targets(model), front_end=model.audio.spectrogram)
     losses, optim = [], config.optim
     optimizer = torch.optim.AdamW([{"params": model.audio.parameters(), "lr": optim.lr},
                                    {"params": [*model.text.parameters(), model.temperature], "lr": optim.text_lr}],

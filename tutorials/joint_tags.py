@@ -94,13 +94,13 @@ def picture(tag, audio, path):
     import matplotlib.pyplot as plt
     import torch
 
-    from mulan_min.companion.joint_tagger import load_run
+    from mulan_min.companion.joint_tagger import JointTagger
     from mulan_min.data import read_clip_window, read_collection
     from mulan_min.labels import label_table, with_tags
 
     panels = []
     for arm in ("without", "with"):
-        model = load_run(f"runs/tagger/{audio}-{arm}-seed0")
+        model = JointTagger.load(f"runs/tagger/{audio}-{arm}-seed0")
         front = model.config.front
         recordings = with_tags(read_collection(model.config.data.data, "test"))
         waves = [torch.from_numpy(read_clip_window(r, front.seconds, front.sample_rate, 0.5)) for r in recordings]

@@ -14,14 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mulan_min import checkpoint
 from mulan_min.companion.extractors import make_extractor
 from mulan_min.config import TOWERS, parse_ratio
 from mulan_min.data import middle_windows
-from mulan_min.device import default_device
 from mulan_min.errors import UserError
 from mulan_min.labels import label_table
-from mulan_min.mulan import AudioTower, evaluating, restore
+from mulan_min.mulan import AudioTower, evaluating, load_best, restore
 from mulan_min.tag_classifier import backward_in_chunks, chances, choose_labels, label_auc, make_targets, measure_prior, prepare, warm_up  # noqa: F401
 
 BATCH = 64      # windows at a time in evaluation; our choice
@@ -124,11 +122,7 @@ class JointTagger(nn.Module):
         """What torch.compile compiles: [(module, whether its input shapes change)]."""
         return [(self.audio.net if isinstance(self.audio, AudioTower) else self.audio, None)]
 
-    @classmethod
-    def load(cls, run, device=None):
-        """The trained model of a run folder or file, as MuLan.load. Raises UserError."""
-        path = checkpoint.best_of(run)
-        return cls.from_state(checkpoint.load(path), path).to(device or default_device()).eval()
+    load = classmethod(load_best)
 
     @classmethod
     def from_state(cls, state, source):

@@ -107,15 +107,14 @@ def _pluck(frequency, decay, damping, position, rng, softness=0.0):
     d = delay - whole                          # 1..2: third-order Lagrange interpolation, accurate to a cent
     lagrange = [-(d - 1) * (d - 2) * (d - 3) / 6, d * (d - 2) * (d - 3) / 2,
                 -d * (d - 1) * (d - 3) / 2, d * (d - 1) * (d - 2) / 6]
-    loss = 0.001 ** (1 / (frequency * decay))
-    loop = loss * np.convolve(lagrange, [damping, 1 - 2 * damping, damping])
+    loop = 0.001 ** (1 / (frequency * decay)) * np.convolve(lagrange, [damping, 1 - 2 * damping, damping])
     burst = np.zeros(len(TIME))
     period = int(SAMPLE_RATE / frequency)
     burst[:period] = lfilter([1 - softness], [1, -softness], rng.uniform(-1, 1, period))
     burst[:period] -= burst[:period].mean()
     comb = max(1, round(position * period))    # plucking at a node of a harmonic removes that harmonic
     burst[comb:] -= burst[:-comb].copy()
-    return lfilter([1.0], np.concatenate([[1.0], np.zeros(whole - 1), -loop]), burst)
+    return lfilter([1.0], np.r_[1.0, np.zeros(whole - 1), -loop], burst)
 
 
 def _filter(waveform, low=None, high=None, order=2):
@@ -243,8 +242,7 @@ def vibraphone(f, v, rng):
 def bells(f, v, rng):
     fades = np.exp(-TIME * (1.6 + 0.4 * v))
     ratio, index = ((3.5, 2.0), (2.76, 1.8), (1.41, 2.6))[v + 1]   # ratios that are not integers give inharmonic sidebands
-    ring = _fm(_phase(f), ratio, index * fades**2) * fades
-    return ring + 0.35 * _partials([f * 5.4, f * 8.9], [1, 0.6], [5, 9])
+    return _fm(_phase(f), ratio, index * fades**2) * fades + 0.35 * _partials([f * 5.4, f * 8.9], [1, 0.6], [5, 9])
 
 
 def synthesizer(f, v, rng):
@@ -252,8 +250,7 @@ def synthesizer(f, v, rng):
     if v > 0:
         raw = np.sign(raw) * 2 + raw   # towards a square wave
     opening = np.exp(-TIME * (4 + v))  # a closing filter, as a fade from a bright copy to a dark one
-    low = max(1.5 * f, 600)
-    return (1.5 * _filter(raw, None, 6500) * opening + 1.3 * _filter(raw, None, low) * (1 - opening)) * _rise(0.012)
+    return (1.5 * _filter(raw, None, 6500) * opening + 1.3 * _filter(raw, None, max(1.5 * f, 600)) * (1 - opening)) * _rise(0.012)
 
 
 def choir(f, v, rng):

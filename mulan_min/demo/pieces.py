@@ -3,6 +3,7 @@
 `plan_pieces` depends on its arguments only. All of it is our choice: the paper trains on 44 million clips of real music,
 which a laptop does not have.
 """
+from collections import Counter
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -162,13 +163,11 @@ def _split_pairs(rng):
     were used least so far; 16 pairs then already contain every label."""
     train = [(genre, lead) for genre in FAMILIES["genre"] for lead in FAMILIES["instrument"]]
     rng.shuffle(train)
-    new, used = [], dict.fromkeys(FAMILIES["genre"] + FAMILIES["instrument"], 0)
+    new, used = [], Counter()
     for _ in range(NEW_PAIRS):
-        pair = min(train, key=lambda pair: used[pair[0]] + used[pair[1]])
-        train.remove(pair)
-        new.append(pair)
-        for label in pair:
-            used[label] += 1
+        new.append(min(train, key=lambda pair: used[pair[0]] + used[pair[1]]))
+        train.remove(new[-1])
+        used.update(new[-1])
     return {"train": train, "valid": new, "test": new}
 
 

@@ -51,7 +51,6 @@ class _Song:
         self.scale = SCALES.get(f"{piece.mood} {piece.mode}", SCALES[piece.mode])
         degrees = [int(degree) - 1 for degree in self.recipe.chords.split()]
         self.chords = [degrees[bar % len(degrees)] for bar in range(self.bars)]   # roots, 0..6
-        self.sparse = piece.density == "sparse"
         self.gate = self.mood.gate * rng.uniform(0.8, 1.2)
 
     def seconds(self, bar, step):
@@ -74,7 +73,7 @@ def _play_lead(song, track, rng):
     """The melody: one-bar motives of rhythm and contour, repeated in a form such as AABA and fitted to the chords."""
     piece, mood = song.piece, song.mood
     grid = np.arange(song.steps)
-    if song.sparse:
+    if piece.density == "sparse":
         chance = np.where(grid % 4 == 0, 0.5, 0.06)
     else:   # sixteenths only at tempos at which a musician can play them
         chance = np.where(grid % 2 == 0, 0.85, 0.3 * (piece.bpm < 120))
@@ -137,11 +136,10 @@ def _play_bass(song, track, rng):
     variant, low = int(rng.integers(VARIANTS)), 28 + int(rng.integers(0, 4))
     gain = 0.55 * 10 ** (rng.normal(0, 1) / 20)
     for bar in range(song.bars):
-        root = low + (song.pitch(song.chords[bar]) - low) % 12
         for symbol, start, length in _strokes(song, bar, pattern):
             degree = 0 if symbol == "r" else int(symbol) - 1
             interval = song.pitch(song.chords[bar] + degree) - song.pitch(song.chords[bar])
-            add_note(track, note(name.replace("_", " "), variant, root + interval), start, length * 0.9, gain)
+            add_note(track, note(name.replace("_", " "), variant, song.chord(bar, low)[0] + interval), start, length * 0.9, gain)
 
 
 def _play_drums(song, track, rng):
@@ -152,7 +150,7 @@ def _play_drums(song, track, rng):
         level, hit = 10 ** (rng.normal(0, 1.5) / 20), drum(name, kit)
         for bar in range(song.bars):
             for step, symbol in enumerate(pattern):
-                if symbol == "." or (symbol == "o" and song.sparse) or rng.random() < 0.03:
+                if symbol == "." or (symbol == "o" and song.piece.density == "sparse") or rng.random() < 0.03:
                     continue
                 start = max(0, song.seconds(bar, step) + rng.normal(0, 0.003))
                 add_note(track, hit, start, 1.0, level * strengths[symbol] * rng.uniform(0.8, 1.1))

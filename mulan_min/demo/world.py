@@ -33,11 +33,12 @@ def make_world(folder, recordings=4400, seed=0, seconds=12.0, workers=None, prog
     """Makes the demo world in `folder` and returns its Path. A world made earlier with the same settings is reused.
 
     Recordings are 16 kHz mono FLAC files of `seconds` each, rendered by `workers` processes (None: up to one per CPU core).
+    `progress` shows a progress bar, on a terminal only.
     The complete world appears by one rename; an interrupted making leaves nothing. Several processes may call this at once.
     Raises UserError when a setting is out of range, or when the folder holds anything else or cannot be written.
     """
-    if seed < 0 or seconds < 0:
-        raise UserError(f"demo world: seed = {seed} and seconds = {seconds} must be 0 or more")
+    if seed < 0 or seconds < 0.1:
+        raise UserError(f"demo world: seed = {seed} must be 0 or more, and seconds = {seconds} must be 0.1 or more")
     folder, workers = Path(os.path.abspath(folder)), workers or min(os.cpu_count(), 1 + recordings // 100)
     settings = {"recipe": RECIPE, "recordings": recordings, "seed": seed, "seconds": seconds}
     if _is_made(folder, settings):
@@ -100,8 +101,7 @@ def _make(folder, settings, workers, progress):
         pieces = plan_pieces(settings["recordings"], settings["seed"])
         (making / "audio").mkdir()
         write_words(making, pieces, settings["seed"])
-        hidden = None if progress else True   # None: shown only on a terminal
-        with tqdm(total=len(pieces), desc="making the demo world", unit="clip", disable=hidden) as bar:
+        with tqdm(total=len(pieces), desc="making the demo world", unit="clip", disable=None if progress else True) as bar:
             if workers > 1:
                 _render_in_processes(making, settings, workers, bar)
             else:
@@ -113,8 +113,7 @@ def _make(folder, settings, workers, progress):
 def render_part(folder, settings, part, parts):
     """Renders the pieces part, part + parts, part + 2 parts, ... into folder/audio. A generator: it yields after each piece."""
     for piece in plan_pieces(settings["recordings"], settings["seed"])[part::parts]:
-        waveform = np.clip(render(piece, settings["seconds"]), -1, 1)
-        pcm = 16 * np.round(waveform * 2047).astype(np.int16)   # 12 of 16 bits: noise at -74 dB, and smaller files
+        pcm = 16 * np.round(render(piece, settings["seconds"]) * 2047).astype(np.int16)   # 12 bits: noise at -74 dB, smaller files
         soundfile.write(folder / "audio" / f"{piece.id}.flac", pcm, SAMPLE_RATE, subtype="PCM_16")
         yield
 
@@ -122,8 +121,9 @@ def render_part(folder, settings, part, parts):
 # The worker stops when its parent is gone. Otherwise it would go on in the background after the parent is killed.
 _WORKER = """
 import json, os, pathlib, sys
+package, folder, settings, parts, parent, part = sys.argv[1:]
+sys.path.insert(0, package)   # mulan_min may be a checkout that is not installed
 from mulan_min.demo.world import render_part
-folder, settings, part, parts, parent = sys.argv[1:]
 for _ in render_part(pathlib.Path(folder), json.loads(settings), int(part), int(parts)):
     if os.getppid() != int(parent):
         sys.exit(1)
@@ -132,14 +132,13 @@ for _ in render_part(pathlib.Path(folder), json.loads(settings), int(part), int(
 
 def _render_in_processes(folder, settings, workers, bar):
     """Uses plain processes instead of multiprocessing, which fails in notebooks and in scripts without a __main__ guard."""
-    path = os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])])
+    arguments = (Path(__file__).parents[2], folder, json.dumps(settings), workers, os.getpid())
+    command = [sys.executable, "-c", _WORKER, *map(str, arguments)]
     one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    env, processes = {**os.environ, "PYTHONPATH": path, **one_thread}, []
+    processes = []
     try:
-        for part in range(workers):
-            arguments = [str(folder), json.dumps(settings), str(part), str(workers), str(os.getpid())]
-            processes.append(subprocess.Popen([sys.executable, "-c", _WORKER, *arguments], env=env,
-                                              start_new_session=True))   # Ctrl-C reaches only this process, which kills the others
+        for part in range(workers):   # in new sessions: Ctrl-C reaches only this process, which kills the others
+            processes.append(subprocess.Popen([*command, str(part)], env={**os.environ, **one_thread}, start_new_session=True))
         codes = [None]
         while None in codes and not any(codes):
             time.sleep(0.05)

@@ -2,6 +2,7 @@
 import re
 from collections import Counter, defaultdict
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -71,6 +72,19 @@ def written(pieces):
 @pytest.fixture(scope="module")
 def test_pieces(pieces):
     return [piece for piece in pieces if piece.split == "test"]
+
+
+def test_the_text_files_are_complete_and_are_installed_with_the_package():
+    """An editable installation finds the files anyway, so only this test notices when a wheel would lack them."""
+    pyproject = (Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8")
+    assert '"mulan_min.demo" = ["*.txt"]' in pyproject
+    assert list(words.WORDINGS) == words.labels()["all"]
+    assert {len(facets) for facets in words.FACETS.values()} == {3} and {len(names) for names in words.ARTISTS.values()} == {2}
+    attributes = {"genre", "mood", "tempo", "density", "production"}
+    for activity in words.ACTIVITIES:
+        assert len(activity["titles"]) == 3 and len(activity["details"]) == 2
+        for field in activity.keys() - {"titles", "details"}:
+            assert field in attributes and set(activity[field]) <= set(FAMILIES[field])
 
 
 def test_words_are_true_of_the_piece(written):

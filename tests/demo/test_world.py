@@ -130,7 +130,7 @@ def test_folders_with_other_things_are_left_alone(tmp_path):
     assert (make_world(tmp_path / "empty", **TINY) / "world.json").exists()
 
 
-@pytest.mark.parametrize("settings", [{"recordings": 2}, {"seed": -1}, {"seconds": -1.0}])
+@pytest.mark.parametrize("settings", [{"recordings": 2}, {"seed": -1}, {"seconds": -1.0}, {"seconds": 0.0}])
 def test_settings_out_of_range_are_refused(tmp_path, settings):
     with pytest.raises(UserError):
         make_world(tmp_path / "world", **{**TINY, **settings})

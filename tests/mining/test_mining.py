@@ -15,7 +15,7 @@ from sklearn.metrics import accuracy_score, roc_auc_score
 from mulan_min.data import read_manifest
 from mulan_min.errors import UserError
 from mulan_min.mining import __main__ as command
-from mulan_min.mining import mine as textmine
+from mulan_min.mining import mine as mine_module
 from mulan_min.mining.__main__ import main
 from mulan_min.mining.mine import mine
 from mulan_min.mining.relevance import TEST, TRAIN, judge, read_pairs, train_filter
@@ -180,7 +180,7 @@ def collection(tmp_path):
                      "split": "test" if ident == "c" else "train", "text": text, "tags": ["waltz"], "start": 1.5,
                      "duration": 2.0, "note": "ours, \u2028"})
     (folder / "manifest.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    for name in textmine.COPIED:
+    for name in mine_module.COPIED:
         (folder / name).write_text(f"[] {name}\n")
     (folder / "world.json").write_text("{}")
     return folder
@@ -212,8 +212,8 @@ def test_a_manifest_is_cleaned(collection, tmp_path):
                                      "tags": ["waltz"], "start": 1.5, "duration": 2.0, "note": "ours, \u2028"}
     assert [recording.audio.read_bytes() for recording in read_manifest(out)] == [b"a", b"a", b"d"]
     assert rows[1]["audio"] == str(tmp_path / "elsewhere.wav")
-    assert sorted(os.listdir(out)) == sorted(["manifest.jsonl", "dropped.tsv", *textmine.COPIED])
-    assert all((out / name).read_bytes() == (collection / name).read_bytes() for name in textmine.COPIED)
+    assert sorted(os.listdir(out)) == sorted(["manifest.jsonl", "dropped.tsv", *mine_module.COPIED])
+    assert all((out / name).read_bytes() == (collection / name).read_bytes() for name in mine_module.COPIED)
     assert os.listdir(out.parent) == ["out"]
     assert "3 of 4 recordings" in report and "left out because they have no text: 1 test" in report
 
@@ -241,7 +241,7 @@ def test_the_filter_judges_only_lf_and_uses_the_threshold(collection, tmp_path, 
         assert relevance == "filter" and texts == sorted(set(texts))
         return np.array([0.2 if "jacket" in text else 0.5 if "вальс" in text else 0.9 for text in texts])
 
-    monkeypatch.setattr(textmine, "judge", fake_judge)
+    monkeypatch.setattr(mine_module, "judge", fake_judge)
     mine(collection, tmp_path / "half", "filter")
     assert texts_of(tmp_path / "half")["a"] == KEPT["a"] | {"lf": ["The harp is slow and soft.", "Очень тихий вальс"]}
     assert sorted(dropped_of(tmp_path / "half")) == sorted([*DROPPED, ("a", "lf", "filter", "where can I buy the jacket")])
@@ -315,7 +315,7 @@ def test_a_failure_leaves_nothing_behind(collection, tmp_path, monkeypatch):
     def full_disk(*_):
         raise OSError("no space left")
 
-    monkeypatch.setattr(textmine.shutil, "copyfile", full_disk)
+    monkeypatch.setattr(mine_module.shutil, "copyfile", full_disk)
     with pytest.raises(UserError, match="out: cannot be made.*no space left"):
         mine(collection, tmp_path / "new" / "out")
     assert os.listdir(tmp_path / "new") == []
