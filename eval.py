@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 
 from mulan_min import checkpoint, tasks
-from mulan_min.bert_weights import TextEncoder
 from mulan_min.command_line import run_script
 from mulan_min.companion.autotag import autotag
 from mulan_min.companion.joint_tagger import JointTagger
@@ -22,6 +21,7 @@ from mulan_min.files import write_json
 from mulan_min.mulan import MuLan
 from mulan_min.report import results_table
 from mulan_min.tag_classifier import TagClassifier
+from mulan_min.weights.bert import TextEncoder
 
 TASKS = {task.__name__: task for task in (tasks.tagging, tasks.probe, tasks.retrieval, tasks.triplet, autotag)}
 MODELS = {"contrastive": MuLan, "tags": TagClassifier, "joint-tags": JointTagger}

@@ -26,6 +26,7 @@ from mulan_min.errors import UserError
 from mulan_min.loader import check_skipped, loader, worker_errors
 from mulan_min.shards.reader import find_shards, first_recordings
 from mulan_min.shards.stream import ShardStream
+from mulan_min.weights.start import init_towers, sizes_as_flags
 
 OBJECTIVES = {"contrastive": contrastive, "tags": tag_classifier, "joint-tags": joint_tagger}
 WORD_RECORDINGS = 10_000      # so many recordings of a stream teach the vocabulary and the text warm-up; our choice
@@ -35,7 +36,7 @@ WORD_RECORDINGS = 10_000      # so many recordings of a stream teach the vocabul
 @distributed.rank_errors()
 def main(argv=None):
     """Trains with the settings in argv, a list of flags; -> the model. Raises UserError."""
-    typed = vars(parse(argv))
+    typed = parse(argv)
     rank, world, device = distributed.start()
     folder, config, state = run_folder.open_run(typed, device, distributed.restarted(device))
     config.optim.precision = distributed.broadcast_object(config.optim.precision)
@@ -53,6 +54,8 @@ def main(argv=None):
         model = objective.load(state, folder / "last.pt", recordings, valid)
     else:
         model = objective.build(config, recordings, valid)
+        for line in init_towers(model):
+            print0(line)
     model.to(device).train()
     if optim.compile:
         compile_networks(model.networks(), device)
@@ -149,11 +152,13 @@ def main(argv=None):
 
 
 def parse(argv):
+    """{flag: value} of the flags in argv. The sizes of a --text-init folder count as typed, unless a run is resumed."""
     p = parser(__doc__)
     p.add_argument("--run", metavar="DIR", help="run folder [runs/AUDIO]")
     p.add_argument("--resume", action="store_true", help="go on exactly where the run stopped, with its own settings")
     p.add_argument("--overwrite", action="store_true", help="throw away what the run folder holds")
-    return p.parse_args(argv)
+    typed = vars(p.parse_args(argv))
+    return typed | (sizes_as_flags(typed) if typed.get("text_init") and "resume" not in typed else {})
 
 
 def read_recordings(config, rank):

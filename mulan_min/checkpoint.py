@@ -37,17 +37,14 @@ def load(path):
     if path.suffix == ".safetensors":
         model, metadata = read_safetensors(path)
         try:
-            config, labels = json.loads(metadata["config"]), json.loads(metadata["labels"])
-            version, tokenizer = metadata["mulan_min"], metadata["tokenizer"]
-        except (KeyError, ValueError):
-            version = None
-        if version != str(FORMAT):
+            if metadata["mulan_min"] != str(FORMAT):
+                raise ValueError("another version")
+            return {"format": FORMAT, "config": json.loads(metadata["config"]), "tokenizer": metadata["tokenizer"],
+                    "labels": json.loads(metadata["labels"]), "model": model}
+        except (KeyError, ValueError) as error:
             raise UserError(f"{path}: not a MuLan of this version (format {FORMAT}); give published weights to --text-init or "
-                            "--audio-init of train.py")
-        return {"format": FORMAT, "config": config, "tokenizer": tokenizer, "labels": labels, "model": model}
-    check_members(path)
-    state = unpickle(path)
-    if not is_state(state):
+                            "--audio-init of train.py") from error
+    if not is_state(state := unpickle(path)):
         raise UserError(f"{path}: not a checkpoint of this version (format {FORMAT})")
     return state
 
@@ -57,38 +54,31 @@ def is_state(content):
     return isinstance(content, dict) and isinstance(content.get("format"), int) and content["format"] == FORMAT
 
 
-def check_members(path):
-    """Raises UserError unless every member of a torch.save file (a zip archive) has the checksum and size that the archive states.
-    torch checks neither. A flipped bit would change a weight, and a member could claim a size that fills the memory."""
-    with open(path, "rb") as file:
-        if file.read(4) != b"PK\3\4":
-            return      # not a zip archive: `unpickle` reports what is wrong
-    try:
-        with zipfile.ZipFile(path) as file:
-            claimed = sum(member.file_size for member in file.infolist())
-            damaged = "its directory" if claimed > os.path.getsize(path) else file.testzip()
-    except Exception as error:      # zipfile raises a dozen types for damaged files
-        damaged = str(error) or type(error).__name__
-    if damaged:
-        raise UserError(f"{path}: not a checkpoint that can be read, because it is damaged or truncated ({damaged[:120]!r})")
-
-
 def unpickle(path):
-    """Reads what torch.save wrote. Raises UserError for a damaged file, and for content other than tensors and plain values."""
+    """Reads what torch.save wrote. Raises UserError for a damaged file, and for content other than tensors and plain values.
+
+    torch checks neither the checksums nor the sizes that a zip archive states for its members. A flipped bit would change a weight,
+    and a member could claim a size that fills the memory. So both are checked before."""
     try:
+        with open(path, "rb") as file:
+            if file.read(4) == b"PK\3\4":      # a zip archive, which torch.save writes since torch 1.6
+                archive = zipfile.ZipFile(file)
+                claimed = sum(member.file_size for member in archive.infolist())
+                if damaged := "its directory" if claimed > os.path.getsize(path) else archive.testzip():
+                    raise ValueError(damaged)
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         code = re.search(r"(?:GLOBAL|class) ([\w.]+\w)", str(error))
         reason = f"refused, since loading {code[1]} could run code" if code else "not what torch.save writes for tensors"
         raise UserError(f"{path}: {reason}; get a file that holds only tensors, best as .safetensors") from error
-    except Exception as error:      # torch and pickle raise a dozen types for damaged files
+    except Exception as error:      # zipfile, torch and pickle raise a dozen types for damaged files
         reason = str(error).strip().split("\n")[0][:120] or type(error).__name__
-        raise UserError(f"{path}: not a checkpoint or file of weights that can be read ({reason})") from error
+        raise UserError(f"{path}: not a checkpoint or file of weights that can be read; perhaps it is damaged or truncated "
+                        f"({reason})") from error
 
 
 def objective_of(state):
-    """The --objective of a checkpoint's state. A state without one counts as "contrastive"; loading it as a MuLan reports the
-    error."""
+    """The --objective of a checkpoint's state. Without one it is "contrastive": loading the state as a MuLan reports the error."""
     try:
         return str(state["config"]["optim"]["objective"])
     except (KeyError, TypeError):
@@ -97,9 +87,8 @@ def objective_of(state):
 
 def best_of(run):
     """The checkpoint file of a run folder to evaluate: best.pt, or last.pt before the first validation, or mulan.safetensors,
-    which `mulan_min.export` writes. `run` may also be a file, which is returned. Raises UserError when there is none."""
-    run = Path(run)
-    for file in (run, *(run / name for name in RUN_FILES)):
+    which `mulan_min.weights` writes. `run` may also be a file, which is returned. Raises UserError when there is none."""
+    for file in (Path(run), *(Path(run) / name for name in RUN_FILES)):
         if file.is_file():
             return file
     raise UserError(f"{run}: no checkpoint (best.pt or last.pt) in it; train first, e.g. python train.py --audio ast")
@@ -114,11 +103,10 @@ def save_safetensors(path, tensors, metadata):
 
 def read_safetensors(path):
     """A .safetensors file -> ({name: tensor} on the CPU, metadata {name: text}). Raises UserError for a damaged file."""
+    safetensors = _safetensors(path)
     try:
-        with _safetensors(path).safe_open(path, "pt") as file:
+        with safetensors.safe_open(path, "pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
-    except UserError:
-        raise
     except Exception as error:      # OSError, SafetensorError, or KeyError for a dtype that torch does not have
         raise UserError(f"{path}: not a .safetensors file that can be read ({str(error)[:120]})") from error
 

@@ -222,6 +222,10 @@ def check(config, source=""):
         raise UserError(f"{source}--audio {tower.audio} needs --objective joint-tags; MuLan has {' and '.join(TOWERS)}")
     if tower.audio in EXTRACTORS and tower.audio_init:
         raise UserError(f"{source}--audio-init does not go with --audio {tower.audio}: leave it out, no weights are known")
+    if config.text.text_init and optim.objective != "contrastive":
+        raise UserError(f"{source}--text-init does not go with --objective {optim.objective}: leave it out, no text is read")
+    if config.text.text_init and config.text.vocab:
+        raise UserError(f"{source}--vocab does not go with --text-init, whose folder has its tokenizer: leave it out")
     if not 0 < tagger.joint_share < 1:
         raise UserError(f"{source}--joint-share must be above 0 and below 1; without stage 1 it is --no-joint")
     if tagger.sinc_length % 2 == 0:

@@ -10,8 +10,6 @@ from itertools import chain
 import torch
 
 from mulan_min import distributed
-from mulan_min.audio_weights import init_audio
-from mulan_min.bert_weights import init_text
 from mulan_min.command_line import print0
 from mulan_min.config import parse_ratio
 from mulan_min.data import audio_of, middle_windows
@@ -39,16 +37,10 @@ def texts_of(recordings, config):
 
 
 def build(config, recordings, valid):
-    """An untrained MuLan; its towers start from the weights that --text-init and --audio-init name. Without a vocabulary of its
-    own the tokenizer is trained on the recordings' texts. Raises UserError."""
+    """An untrained MuLan. Its tokenizer comes from --text-init or --vocab, or is trained on the recordings' texts. Raises UserError."""
     vocab = config.text.text_init or config.text.vocab
     texts = chain.from_iterable(texts_of(recordings, config))
-    model = MuLan(config, load_wordpiece(vocab) if vocab else train_wordpiece(texts, config.text.vocab_size))
-    if config.text.text_init:
-        print0("\n".join(init_text(model, config.text.text_init)))
-    if config.tower.audio_init:
-        print0("\n".join(init_audio(model, config.tower.audio_init)))
-    return model
+    return MuLan(config, load_wordpiece(vocab) if vocab else train_wordpiece(texts, config.text.vocab_size))
 
 
 def load(state, path, recordings, valid):

@@ -9,7 +9,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mulan_min import checkpoint
-from mulan_min.bert_weights import size_text_tower
 from mulan_min.config import config_from_dict, resolve
 from mulan_min.device import faster_precision
 from mulan_min.errors import UserError
@@ -35,10 +34,6 @@ def open_run(typed, device, restarted=False):
 def new_run(folder, typed, overwrite, device):
     """Makes a run's folder; -> its Config. Raises UserError when the folder holds a run, or cannot be written to."""
     config = resolve(typed)
-    if config.text.text_init:
-        if config.optim.objective != "contrastive":
-            raise UserError(f"--text-init does not go with --objective {config.optim.objective}: leave it out, no text is read")
-        size_text_tower(config, typed)
     if config.optim.precision == "auto":
         config.optim.precision = faster_precision(device)
     if (folder / "last.pt").exists() and not overwrite:

@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from mulan_min import distributed, metrics
-from mulan_min.audio_weights import init_audio
 from mulan_min.command_line import print0
 from mulan_min.config import parse_ratio
 from mulan_min.contrastive import LOG_LINE  # noqa: F401  the same line for both
@@ -91,11 +90,9 @@ def prepare(recordings):
 
 
 def build(config, recordings, valid):
-    """An untrained TagClassifier; --audio-init as for MuLan. The bias of each label starts at its share of the recordings, so a
-    rare label is rare from the first step. Raises UserError."""
+    """An untrained TagClassifier. The bias of each label starts at its share of the recordings, so a rare label is rare from the
+    first step. Raises UserError."""
     model = TagClassifier(config, choose_labels(recordings, config))
-    if config.tower.audio_init:
-        print0("\n".join(init_audio(model, config.tower.audio_init)))
     measure_prior(model, recordings, valid)
     model.classifier.bias.data = model.label_prior.logit(1e-3)
     return model

@@ -18,7 +18,7 @@ from scipy.stats import entropy
 
 import eval as evaluate
 import train
-from mulan_min import checkpoint, contrastive, export, run_folder, tag_classifier
+from mulan_min import checkpoint, contrastive, run_folder, tag_classifier
 from mulan_min.audio import read_window
 from mulan_min.config import TOWERS, resolve
 from mulan_min.errors import UserError
@@ -26,6 +26,7 @@ from mulan_min.loss import recall_at_1
 from mulan_min.mulan import MuLan
 from mulan_min.shards.pack import pack
 from mulan_min.tag_classifier import TagClassifier
+from mulan_min.weights import __main__ as export
 
 ROOT = Path(__file__).parent.parent
 

@@ -15,17 +15,18 @@ from torch import nn
 
 import eval as evaluate
 import train
-from mulan_min import checkpoint, export, tasks
-from mulan_min.audio_weights import init_audio, resize_positions
+from mulan_min import checkpoint, tasks
 from mulan_min.bert import Bert
-from mulan_min.bert_weights import TextEncoder, load_bert
 from mulan_min.config import config_from_dict, resolve
 from mulan_min.errors import UserError
-from mulan_min.export import save_model, save_text
 from mulan_min.mining.relevance import TEST, read_pairs
 from mulan_min.mulan import MuLan
-from mulan_min.weight_names import SIGNS, by_our_name, published_names
-from mulan_min.weights import read_weights, rename_tensors
+from mulan_min.weights import __main__ as command
+from mulan_min.weights.audio import init_audio, resize_positions
+from mulan_min.weights.bert import TextEncoder, load_bert
+from mulan_min.weights.export import save_model, save_text
+from mulan_min.weights.names import SIGNS, published_names
+from mulan_min.weights.published import read_weights, rename_tensors
 from mulan_min.wordpiece import encode, load_wordpiece, train_wordpiece
 
 transformers = pytest.importorskip("transformers", reason="the oracle is transformers")
@@ -721,9 +722,8 @@ def test_transformers_opens_a_saved_text_tower(tmp_path, changes):
 
 def test_every_tensor_of_bert_has_published_names_and_comes_back():
     tensors, names = Bert(9, 8, 12, 2, 16, 4).state_dict(), published_names("BERT", 12)
-    back = by_our_name(names)
-    parts = [pair for ours, x in tensors.items() for pair in zip(back[ours], x.chunk(len(back[ours])))]
-    assert len(parts) == len(dict(parts)) == 5 + 12 * 16 and dict(parts).keys() == names.keys()
+    parts = [pair for ours, x in tensors.items() for pair in zip(names[ours], x.chunk(len(names[ours])))]
+    assert len(parts) == len(dict(parts)) == 5 + 12 * 16 and dict(parts).keys() == set(sum(names.values(), []))
     renamed, report = rename_tensors(dict(parts), "BERT", "file")
     assert renamed.keys() == tensors.keys() and all(torch.equal(x, tensors[name]) for name, x in renamed.items())
     assert not any("left out" in line for line in report)
@@ -733,14 +733,14 @@ def test_every_tensor_of_bert_has_published_names_and_comes_back():
 def test_a_layout_names_every_tensor_of_our_audio_network(layout):
     changes = {"ast_width": 24, "ast_depth": 2, "ast_heads": 3} if layout.startswith("AST") else {"resnet_width": 4}
     net = smoke_model("ast" if layout.startswith("AST") else "resnet50", **changes).audio.net
-    assert set(published_names(layout, 2).values()) == net.state_dict().keys()
+    assert published_names(layout, 2).keys() == net.state_dict().keys()
 
 
 @pytest.mark.parametrize("audio", ["ast", "resnet50"])
 def test_a_whole_model_in_one_file(tmp_path, capsys, audio):
     model = smoke_model(audio).eval()
     save_run(model, tmp_path / "run" / "best.pt")
-    export.main([str(tmp_path / "run"), str(tmp_path / "out")])
+    command.main([str(tmp_path / "run"), str(tmp_path / "out")])
     assert "mulan.safetensors" in capsys.readouterr().out and (tmp_path / "out" / "bert" / "config.json").is_file()
     wave = np.random.default_rng(0).standard_normal(16000).astype(np.float32)
     for path in (tmp_path / "out", tmp_path / "out" / "mulan.safetensors"):
@@ -752,11 +752,11 @@ def test_a_whole_model_in_one_file(tmp_path, capsys, audio):
         MuLan.load(tmp_path / "out" / "bert" / "model.safetensors")
     (tmp_path / "out" / "bert" / "vocab.txt").write_text("another's")
     with pytest.raises(UserError, match="mulan.safetensors: exists already"):
-        export.main([str(tmp_path / "run"), str(tmp_path / "out")])
+        command.main([str(tmp_path / "run"), str(tmp_path / "out")])
     half = (tmp_path / "out" / "mulan.safetensors").read_bytes()[:-100]
     (tmp_path / "out" / "mulan.safetensors").unlink()
     with pytest.raises(UserError, match="bert: exists already"):
-        export.main([str(tmp_path / "run"), str(tmp_path / "out")])
+        command.main([str(tmp_path / "run"), str(tmp_path / "out")])
     assert (tmp_path / "out" / "bert" / "vocab.txt").read_text() == "another's"
     (tmp_path / "half.safetensors").write_bytes(half)
     with pytest.raises(UserError, match="half.safetensors: not a .safetensors file"):

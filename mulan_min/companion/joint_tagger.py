@@ -14,8 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mulan_min.audio_weights import init_audio
-from mulan_min.command_line import print0
 from mulan_min.companion.extractors import make_extractor
 from mulan_min.config import TOWERS, parse_ratio
 from mulan_min.data import middle_windows
@@ -136,10 +134,8 @@ class JointTagger(nn.Module):
 
 
 def build(config, recordings, valid):
-    """An untrained JointTagger; --audio-init and the bias of each label as in tag_classifier.build. Raises UserError."""
+    """An untrained JointTagger, with the bias of each label as in tag_classifier.build. Raises UserError."""
     model = JointTagger(config, choose_labels(recordings, config))
-    if config.tower.audio_init:
-        print0("\n".join(init_audio(model, config.tower.audio_init)))
     measure_prior(model, recordings, valid)
     for last in (model.classify[-1], model.decode[-1]):
         last.bias.data = model.label_prior.logit(1e-3)

@@ -13,9 +13,9 @@ from torch import nn
 from tqdm import tqdm
 
 from mulan_min.bert import Bert
-from mulan_min.bert_weights import load_bert
 from mulan_min.device import default_device
 from mulan_min.errors import UserError
+from mulan_min.weights.bert import load_bert
 from mulan_min.wordpiece import encode, train_wordpiece
 
 TRAIN, TEST = (Path(__file__).with_name(f"relevance_{part}.tsv") for part in ("train", "test"))

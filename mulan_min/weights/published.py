@@ -1,4 +1,4 @@
-"""Published weights: files, the config.json beside them, our names for their tensors, and the copy into a module.
+"""Published weights: reads files and the config.json beside them, renames their tensors, and copies them into a module.
 
 Every load returns a report, a list of lines. They say what was loaded, renamed, resized, and left out with the reason. A tensor
 that is missing, unexpected or of another shape is an error. Nothing in a file is executed.
@@ -10,7 +10,7 @@ import torch
 
 from mulan_min import checkpoint
 from mulan_min.errors import UserError
-from mulan_min.weight_names import LEFT_OUT, by_our_name, count_blocks, published_names, strip_prefixes
+from mulan_min.weights.names import LEFT_OUT, count_blocks, published_names, strip_prefixes
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64)      # int64: batch norm's counters
 PUBLISHED_FILES = ("model.safetensors", "pytorch_model.bin")            # in this order
@@ -32,7 +32,6 @@ def read_weights(path):
     """A .safetensors, .bin, .pt, .pth or .ckpt file -> ({name: tensor} on the CPU, config dictionary of a MuLan run or None).
     The tensors may be nested under "state_dict" or "model". Raises UserError for a damaged file, for content other than
     tensors, such as code, and for values that are not finite."""
-    path = Path(path)
     if path.suffix == ".safetensors":
         content, metadata = checkpoint.read_safetensors(path)
         content = checkpoint.load(path) if "mulan_min" in metadata else content
@@ -54,15 +53,15 @@ def read_weights(path):
 
 
 def read_config(path, rules):
-    """Reads a config.json. `rules` is {field: the only value that we support}; a missing field counts as that value.
-    Raises UserError when the file cannot be read or breaks a rule."""
+    """Reads a config.json. `rules` is {field: the only value that we support, or a tuple of such values}; a missing field counts
+    as that value. Raises UserError when the file cannot be read or breaks a rule."""
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        invalid = {name: config[name] for name in rules if config.get(name, rules[name]) != rules[name]}
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        config = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{path}: not a config.json that can be read ({error})") from error
-    for name, value in invalid.items():
-        raise UserError(f"{path}: {name} is {json.dumps(value)}, but only {json.dumps(rules[name])} is supported")
+    for name, rule in rules.items():
+        if name in config and config[name] not in (rule if isinstance(rule, tuple) else (rule,)):
+            raise UserError(f"{path}: {name} is {json.dumps(config[name])}, but only {json.dumps(rule)} is supported")
     return config
 
 
@@ -70,13 +69,14 @@ def rename_tensors(tensors, layout, path):
     """Tensors of a published layout -> ({our name: float32 tensor}, report). Raises UserError for an unexpected tensor, or two
     tensors for the same place. `path` is the file to name in errors."""
     names = published_names(layout, count_blocks(tensors))
+    known = {published for stack in names.values() for published in stack}
     by_published_name, left_out, unexpected = {}, {}, []
     for name, tensor in tensors.items():
         published = strip_prefixes(name)
         reason = next((reason for beginning, reason in LEFT_OUT.items() if published.startswith(beginning)), None)
         if reason:
             left_out.setdefault(reason, []).append(name)
-        elif published not in names or published in by_published_name:
+        elif published not in known or published in by_published_name:
             unexpected.append(name)
         else:
             by_published_name[published] = tensor
@@ -84,13 +84,11 @@ def rename_tensors(tensors, layout, path):
         raise UserError(f"{path}: {summarise(unexpected)} unexpected in layout '{layout}'; is it another architecture, or a size "
                         "that is not supported?")
     renamed = {}
-    for ours, published in by_our_name(names).items():
-        stack = [by_published_name[name] for name in published if name in by_published_name]
-        # `copy_into` reports what is left out here: an incomplete stack, and a part of another shape than the first. An AST's
-        # prefix is complete without its distillation token.
-        if len(stack) == len(published) or ours == "prefix" and published[0] in by_published_name:
-            stack = [x for x in stack if x.ndim and x.shape == stack[0].shape] or stack[:1]
-            x = torch.cat(stack) if len(stack) > 1 else stack[0]
+    for ours, stack in names.items():
+        parts = [by_published_name[name] for name in stack if name in by_published_name]
+        # `copy_into` reports an incomplete stack, and parts of different shapes. An AST's prefix needs no distillation token.
+        if len(parts) == len(stack) or ours == "prefix" and stack[0] in by_published_name:
+            x = torch.cat(parts) if parts[0].ndim and len({part.shape for part in parts}) == 1 else parts[0]
             renamed[ours] = x.float() if x.is_floating_point() else x
     report = [f"{path}: {len(tensors)} tensors in layout '{layout}'",
               f"renamed   {len(by_published_name)} of them to {len(renamed)} names of ours (queries, keys and values are stacked)"]
@@ -103,15 +101,15 @@ def rename_tensors(tensors, layout, path):
 def copy_into(module, tensors, path, report):
     """Copies {our name: tensor} into a module -> the report with one more line. Raises UserError unless names and shapes are
     exactly those of the module. `path` is the file to name in errors."""
+    def describe(x):
+        return f"{tuple(x.shape)}{'' if x.is_floating_point() else ' of whole numbers'}"
+
     expected = module.state_dict()
     for names, problem in ((expected.keys() - tensors.keys(), "missing"), (tensors.keys() - expected.keys(), "not in our model")):
         if names:
             raise UserError(f"{path}: {summarise(sorted(names))} (our name) {problem}; is the file damaged, or of another size?")
-    wrong = [f"{name} {tuple(tensors[name].shape)} instead of {tuple(x.shape)}" for name, x in expected.items()
-             if tensors[name].shape != x.shape]
-    wrong += [f"{name} {tensors[name].dtype} instead of {x.dtype}" for name, x in expected.items()
-              if tensors[name].is_floating_point() != x.is_floating_point()]
-    if wrong:
+    if wrong := [f"{name} {describe(tensors[name])} instead of {describe(x)}" for name, x in expected.items()
+                 if describe(tensors[name]) != describe(x)]:
         raise UserError(f"{path}: {summarise(wrong)} (our name); give the run the sizes of the file")
     module.load_state_dict(tensors)
     return [*report, f"loaded    {len(tensors)} tensors, {sum(x.numel() for x in tensors.values()):,} numbers"]

@@ -1,6 +1,4 @@
 """AST and ResNet-50 files, and runs of our own, into the audio tower (paper: section 4, pretraining on AudioSet's labels)."""
-import json
-
 import torch
 import torch.nn.functional as F
 
@@ -8,11 +6,13 @@ from mulan_min.checkpoint import RUN_FILES
 from mulan_min.config import config_from_dict
 from mulan_min.errors import UserError
 from mulan_min.mulan import AudioTower
-from mulan_min.weight_names import audio_layout
-from mulan_min.weights import PUBLISHED_FILES, as_flags, copy_into, find_file, read_config, read_weights, rename_tensors, summarise
+from mulan_min.weights.names import audio_layout, count_blocks
+from mulan_min.weights.published import (PUBLISHED_FILES, as_flags, copy_into, find_file, read_config, read_weights, rename_tensors,
+                                         summarise)
 
 # What a config.json must say where we support one kind only. A missing field counts as this value.
-RULES = {"ast": {"model_type": "audio-spectrogram-transformer", "hidden_act": "gelu", "qkv_bias": True},
+RULES = {"ast": {"model_type": "audio-spectrogram-transformer", "hidden_act": "gelu", "qkv_bias": True,
+                 "layer_norm_eps": (1e-6, 1e-12)},      # AST was trained with 1e-6; the 1e-12 in transformers makes no difference
          "resnet50": {"model_type": "resnet", "hidden_act": "relu", "layer_type": "bottleneck", "depths": [3, 4, 6, 3],
                       "downsample_in_first_stage": False, "downsample_in_bottleneck": False}}
 # The spectrograms that the published ASTs were trained on
@@ -26,30 +26,25 @@ def init_audio(model, path):
     front, path = model.config.front, find_file(path, RUN_FILES + PUBLISHED_FILES)
     tensors, saved = read_weights(path)
     saved, layout = saved and config_from_dict(saved, path), audio_layout(tensors)
-    if not saved and not layout:
+    if not (saved or layout):
         raise UserError(f"{path}: no AST or ResNet-50 in a layout that we support; it holds {summarise(list(tensors))}")
     audio = saved.tower.audio if saved else "ast" if layout.startswith("AST") else "resnet50"
     if audio != model.config.tower.audio:
         raise UserError(f"{path}: it holds --audio {audio}, and the run is --audio {model.config.tower.audio}; give the same")
-    if saved:
-        tensors, report, file_config = from_run(tensors, saved, path)
-    else:
-        tensors, report, file_config = from_publisher(tensors, layout, RULES[audio], path)
+    tensors, report, file_config = from_run(tensors, saved, path) if saved else from_publisher(tensors, layout, RULES[audio], path)
     trained = vars(saved.front) if saved else AST_FRONT if audio == "ast" else {}
     if different := {name: value for name, value in trained.items() if getattr(front, name) != value and "mask" not in name}:
         report.append(f"note      it was trained with {as_flags(different)}; this run differs")
     kernel = tensors.get("patch_embedding.weight" if audio == "ast" else "stem.0.weight")
     if kernel is not None and kernel.ndim == 4:     # otherwise `copy_into` reports the problem
-        fit = fit_ast if audio == "ast" else fit_resnet
-        fit(model, tensors, kernel, path, report, file_config)
+        (fit_ast if audio == "ast" else fit_resnet)(model, tensors, kernel, path, report, file_config)
     return [*copy_into(model.audio.net, tensors, path, report), "new       the projection to the shared space"]
 
 
 def from_run(tensors, saved, path):
     """A run's tensors and Config -> (tensors of its audio network, report, the sizes as an AST's config.json gives them)."""
     network = {name.removeprefix("audio.net."): x for name, x in tensors.items() if name.startswith("audio.net.")}
-    report = [f"{path}: {len(tensors)} tensors of a run of ours",
-              f"left out  all but {len(network)}: the spectrogram's mean and deviation, the projection, and the text tower"]
+    report = [f"{path}: the audio network, {len(network)} of {len(tensors)} tensors of a run of ours"]
     if saved.tower.audio != "ast":
         return network, report, {}
     with torch.device("meta"):      # only the sizes are needed, so no memory is used
@@ -65,13 +60,12 @@ def from_publisher(tensors, layout, rules, path):
     config = read_config(config_path, {}) if config_path.is_file() else {}
     if config.get("model_type", rules["model_type"]) != rules["model_type"]:
         return tensors, [*report, f"note      {config_path} describes another model and is ignored"], {}
-    return tensors, report, read_config(config_path, rules) if config else {}
+    return tensors, report, config and read_config(config_path, rules)
 
 
 def require_sizes(tower, path, **sizes):
     """Raises UserError unless the run's audio settings have these sizes, those of the file."""
-    wrong = {name: value for name, value in sizes.items() if getattr(tower, name) != value}
-    if wrong:
+    if wrong := {name: value for name, value in sizes.items() if getattr(tower, name) != value}:
         current = ", ".join(f"{name} {getattr(tower, name)}" for name in wrong)
         raise UserError(f"{path}: the run has {current}; type {as_flags(wrong)}, or use --preset paper")
 
@@ -92,17 +86,13 @@ def fit_ast(model, tensors, kernel, path, report, file_config):
     """Changes `tensors` in place to fit: cuts or stretches the position table to the run's grid of patches, and keeps or drops
     the distillation token. Adds to the report."""
     tower, net, (width, _, *patch) = model.config.tower, model.audio.net, kernel.shape
-    depth = len({name.split(".")[1] for name in tensors if name.startswith("blocks.")})
     # Every published AST has heads of width 64.
     heads = file_config.get("num_attention_heads", width // 64 if width % 64 == 0 else None)
-    require_sizes(tower, path, ast_width=width, ast_depth=depth, patch_mels=patch[0], patch_frames=patch[1],
+    require_sizes(tower, path, ast_width=width, ast_depth=count_blocks(tensors), patch_mels=patch[0], patch_frames=patch[1],
                   ast_heads=heads or tower.ast_heads)
     if not heads:
         report.append(f"note      the file does not say how many heads it has; the run has {tower.ast_heads}")
-    if file_config.get("layer_norm_eps", 0) not in (0, 1e-12, 1e-6):
-        raise UserError(f"{path.with_name('config.json')}: layer_norm_eps is {json.dumps(file_config['layer_norm_eps'])}, but only "
-                        "1e-06 is supported (AST was trained with it; the 1e-12 in transformers makes no difference)")
-    if any(name not in tensors or not tensors[name].ndim or tensors[name].shape[-1] != width for name in ("prefix", "positions")):
+    if any(tensors.get(name, torch.zeros(())).shape[-1:] != (width,) for name in ("prefix", "positions")):
         return      # `copy_into` reports the problem
     prefix, positions, count = tensors["prefix"].reshape(-1, width), tensors["positions"].reshape(-1, width), len(net.prefix)
     if len(prefix) < count:
@@ -122,9 +112,9 @@ def published_grid(patches, patch, run_frames, file_config, path):
     """The grid (along mels, along frames) of a file with `patches` patches of size `patch` (mels, frames). file_config gives it.
     Without one, it is the first usual size of a published AST with as many patches; the run's own number of frames counts as
     usual too. Raises UserError when no size fits."""
+    defaults = {"num_mel_bins": 128, "max_length": 1024, "frequency_stride": 10, "time_stride": 10}
     candidates = [(128, frames, stride, stride) for frames in (1024, 512, 128, run_frames) for stride in (10, 12, 14, 16)]
     if "num_mel_bins" in file_config:
-        defaults = {"num_mel_bins": 128, "max_length": 1024, "frequency_stride": 10, "time_stride": 10}
         candidates = [[file_config.get(name, value) for name, value in defaults.items()]]
         if not all(isinstance(value, int) and value > 0 for value in candidates[0]):
             raise UserError(f"{path.with_name('config.json')}: {', '.join(defaults)} must be whole numbers above 0")
@@ -133,7 +123,7 @@ def published_grid(patches, patch, run_frames, file_config, path):
         if grid[0] * grid[1] == patches:
             return grid
     raise UserError(f"{path}: {patches} rows of positions are no grid of a published AST; a config.json beside it must give "
-                    "num_mel_bins, max_length, frequency_stride and time_stride")
+                    f"{', '.join(defaults)}")
 
 
 def resize_positions(table, grid, new_grid):

@@ -9,7 +9,7 @@ from mulan_min.bert import Bert
 from mulan_min.device import default_device
 from mulan_min.errors import UserError
 from mulan_min.mulan import check_texts
-from mulan_min.weights import PUBLISHED_FILES, as_flags, copy_into, find_file, read_config, read_weights, rename_tensors
+from mulan_min.weights.published import PUBLISHED_FILES, copy_into, find_file, read_config, read_weights, rename_tensors
 from mulan_min.wordpiece import encode, load_wordpiece
 
 # Our settings of the text tower, and their names in a BERT's config.json
@@ -32,35 +32,16 @@ def bert_sizes(folder):
     return {ours: config[published] for ours, published in BERT_SIZES.items()} | {"text_eps": eps}
 
 
-def size_text_tower(config, typed):
-    """Gives config.text the sizes of its text_init folder. `typed` holds the settings that the user typed. max_tokens stays as it
-    is where the folder allows as many. The text warm-up is off unless typed, since a published BERT does not need it. Raises
-    UserError for a typed size that differs from the folder's."""
-    text = config.text
-    for name, value in bert_sizes(text.text_init).items():
-        if name in typed and (typed[name] > value if name == "max_tokens" else typed[name] != value):
-            raise UserError(f"{as_flags({name: typed[name]})} does not fit {text.text_init}, which has {value}: leave it out")
-        setattr(text, name, min(value, text.max_tokens) if name == "max_tokens" else value)
-    if text.vocab:
-        raise UserError("--vocab does not go with --text-init, whose folder has its tokenizer: leave it out")
-    if "text_warmup" not in typed:
-        text.text_warmup = 0
-
-
-def copy_bert_into(bert, folder, tokenizer):
+def copy_bert(bert, folder):
     """Copies a BERT folder's tensors into a `Bert` with the folder's sizes -> report. Embedding tables with more rows than `bert`
     has are cut. Raises UserError when files or tensors do not fit."""
     path = find_file(folder, PUBLISHED_FILES)
     tensors, report = rename_tensors(read_weights(path)[0], "BERT", path)
-    last_id = max(tokenizer.get_vocab().values())
-    if last_id >= len(bert.words.weight):
-        raise UserError(f"{folder}: its tokenizer skips numbers, up to {last_id}; give a tokenizer made for BERT")
     for name, reason in (("words", "the pieces of its tokenizer"), ("positions", "max_tokens"), ("token_types", "one is used")):
-        table, rows = tensors.get(f"{name}.weight"), len(getattr(bert, name).weight)
-        if table is None or table.ndim != 2 or len(table) == rows or len(table) < rows and name != "token_types":
-            continue        # the table fits, or `copy_into` reports the problem
-        tensors[f"{name}.weight"] = torch.cat([table, torch.zeros_like(table)])[:rows]
-        report.append(f"resized   {name}.weight: {len(table)} -> {rows} rows, {reason}")
+        table, rows = tensors.get(f"{name}.weight", torch.zeros(())), len(getattr(bert, name).weight)
+        if table.ndim == 2 and (len(table) > rows or len(table) < rows and name == "token_types"):     # else `copy_into` checks it
+            tensors[f"{name}.weight"] = torch.cat([table, torch.zeros_like(table)])[:rows]
+            report.append(f"resized   {name}.weight: {len(table)} -> {rows} rows, {reason}")
     if (Path(folder) / "2_Dense").is_dir():
         report.append("left out  2_Dense/: SBERT has this layer after the pooling, and BERT does not")
     return copy_into(bert, tensors, path, report)
@@ -72,15 +53,8 @@ def load_bert(folder, max_tokens=None, dropout=0.0):
     UserError when the folder is incomplete or not a BERT's."""
     sizes, tokenizer = bert_sizes(folder), load_wordpiece(folder)
     bert = Bert(tokenizer.get_vocab_size(), sizes["text_width"], sizes["text_depth"], sizes["text_heads"], sizes["text_mlp"],
-                min(max_tokens or sizes["max_tokens"], sizes["max_tokens"]), dropout, sizes["text_eps"])
-    report = copy_bert_into(bert, folder, tokenizer)
-    return bert.eval(), tokenizer, report
-
-
-def init_text(model, folder):
-    """Copies a BERT folder into a MuLan's text tower -> report. `size_text_tower` must have set the tower's sizes before.
-    Raises UserError when files or tensors do not fit."""
-    return [*copy_bert_into(model.text.net, folder, model.tokenizer), "new       the projection to the shared space"]
+                min(max_tokens or sizes["max_tokens"], sizes["max_tokens"]), dropout, sizes["text_eps"]).eval()
+    return bert, tokenizer, copy_bert(bert, folder)
 
 
 class TextEncoder:

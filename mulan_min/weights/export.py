@@ -1,22 +1,11 @@
-"""Our weights in files that other programs read.
-
-    python -m mulan_min.export RUN OUT
-
-writes OUT/mulan.safetensors, the whole model, and OUT/bert/, the text tower's BERT, which transformers opens.
-"""
-import argparse
+"""Our models in files that other programs read."""
 import json
-from pathlib import Path
 
 from mulan_min import checkpoint
-from mulan_min.bert_weights import BERT_RULES, BERT_SIZES
-from mulan_min.command_line import run_script
-from mulan_min.errors import UserError
 from mulan_min.files import new_folder, write_json, write_text
-from mulan_min.mulan import MuLan
-from mulan_min.tag_classifier import TagClassifier
-from mulan_min.weight_names import by_our_name, published_names
-from mulan_min.weights import PUBLISHED_FILES
+from mulan_min.weights.bert import BERT_RULES, BERT_SIZES
+from mulan_min.weights.names import published_names
+from mulan_min.weights.published import PUBLISHED_FILES
 
 
 def save_model(model, path):
@@ -33,7 +22,7 @@ def save_text(model, folder):
     projection to the shared space. MuLan has no pooler, so transformers gives the BERT a random one. Raises UserError when the
     folder cannot be written."""
     text, tokenizer, vocab = model.config.text, model.tokenizer, model.tokenizer.get_vocab()
-    names, tensors = by_our_name(published_names("BERT", text.text_depth)), {}
+    names, tensors = published_names("BERT", text.text_depth), {}
     for ours, tensor in model.text.net.state_dict().items():
         tensors |= zip(names[ours], tensor.chunk(len(names[ours])))
     normalizer = json.loads(tokenizer.to_str())["normalizer"] or {}
@@ -54,27 +43,3 @@ def save_text(model, folder):
         write_text(making / "tokenizer.json", tokenizer.to_str(pretty=True))
         write_json(making / "tokenizer_config.json", tokenizer_config)
         write_text(making / "vocab.txt", "".join(piece + "\n" for piece in sorted(vocab, key=vocab.get)))
-
-
-def main(argv=None):
-    """The command: writes both files of a run. Raises UserError when the run cannot be read or a file exists already."""
-    parser = argparse.ArgumentParser(prog="python -m mulan_min.export", description="Write a run's model for other programs.")
-    parser.add_argument("run", help="run folder or checkpoint file")
-    parser.add_argument("out", help="folder to write: mulan.safetensors and bert/")
-    args = parser.parse_args(argv)
-    out, path = Path(args.out), checkpoint.best_of(args.run)
-    state = checkpoint.load(path)
-    model = (TagClassifier if checkpoint.objective_of(state) == "tags" else MuLan).from_state(state, path)
-    for path in (out / "mulan.safetensors", out / "bert"):
-        if path.exists():
-            raise UserError(f"{path}: exists already; delete it or give another OUT")
-    save_model(model, out / "mulan.safetensors")
-    print(f"{out / 'mulan.safetensors'}: the whole model; {type(model).__name__}.load reads it")
-    if not model.tokenizer:
-        return print("a classifier (--objective tags) has no text tower to write")
-    save_text(model, out / "bert")
-    print(f"{out / 'bert'}: the text tower's BERT, without the projection; transformers' AutoModel reads it")
-
-
-if __name__ == "__main__":
-    run_script(main)
