@@ -7,16 +7,8 @@ from mulan_min.config import config_from_dict
 from mulan_min.errors import UserError
 from mulan_min.mulan import AudioTower
 from mulan_min.weights.names import audio_layout, count_blocks
-from mulan_min.weights.published import (
-    PUBLISHED_FILES,
-    as_flags,
-    copy_into,
-    find_file,
-    read_config,
-    read_weights,
-    rename_tensors,
-    summarise,
-)
+from mulan_min.weights.published import (PUBLISHED_FILES, as_flags, copy_into, find_file, read_config, read_weights, rename_tensors,
+                                         summarise)
 
 # What a config.json must say where we support one kind only. A missing field counts as this value.
 RULES = {"ast": {"model_type": "audio-spectrogram-transformer", "hidden_act": "gelu", "qkv_bias": True,
