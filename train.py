@@ -206,7 +206,7 @@ def describe(model, batches, objective, device):
     rest = sum(p.numel() for p in model.parameters()) - audio
     reads = "bert" if model.tokenizer else f"{len(model.labels)} labels"
     return (f"{model.config.tower.audio} {audio / 1e6:.1f} M + {reads} {rest / 1e6:.1f} M parameters on {device} in {optim.precision}; "
-            f"{batches.total or 'untold'} recordings, {optim.steps} steps of {optim.batch_size} clips; "
+            f"{batches.total or 'an unknown number of'} recordings, {optim.steps} steps of {optim.batch_size} clips; "
             f"chance loss {objective.chances(model)[0]:.3f}")
 
 

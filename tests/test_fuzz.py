@@ -295,7 +295,7 @@ def with_value(tree, path, value):
 
 
 NUMBERS = [None, True, -1, 0, 1, 2, 3, 4, 7, 8, 0.0, -0.5, 0.05, 0.3, 1.0, 16000, 10**5, 10**9, 2**31, 2**63, 10**30, 1e9, 1e300, math.nan,
-           math.inf, "", "ast", "resnet50", "ours", "tags", "\0", [], [1], ["x"], {}, {"a": 1}]
+           math.inf, "", "ast", "resnet50", "slaney", "tags", "\0", [], [1], ["x"], {}, {"a": 1}]
 
 
 def odd_state(state, rng):

@@ -701,7 +701,7 @@ def test_a_checkpoint_with_another_config_is_one_line(runs, tmp_path, change, me
     ("ast", ["--shards", "x"], "--shards goes without"),
 ])
 def test_what_cannot_be_trained_is_one_line(small_world, tmp_path, monkeypatch, audio, more, message):
-    monkeypatch.setattr(train, "clip_backward", None)      # before a step is lost
+    monkeypatch.setattr(joint_tagger, "backward_in_chunks", None)      # before a step is lost
     with one_line(message):
         joint(small_world, tmp_path / "run", audio, *more)
     assert not [*tmp_path.rglob("*.*")]
