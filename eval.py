@@ -12,8 +12,7 @@ from pathlib import Path
 
 from mulan_min import checkpoint, tasks
 from mulan_min.command_line import run_script
-from mulan_min.companion.autotag import autotag
-from mulan_min.companion.joint_tagger import JointTagger
+from mulan_min.companion.joint_tagger import JointTagger, autotag
 from mulan_min.device import default_device
 from mulan_min.embedding import split_embedder
 from mulan_min.errors import MissingData, UserError

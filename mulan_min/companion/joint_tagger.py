@@ -7,20 +7,24 @@ extractor and the classifier are trained together from the first step, as tagger
 It is MuLan's cousin: two towers meet in one space, but one of them reads tags instead of sentences, and no pair is pushed apart.
 Only the rebuilding of the tags keeps all embeddings from collapsing into one point. Functions as in contrastive.py.
 """
+from contextlib import suppress
 from functools import partial
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
+from tqdm import tqdm
 
 from mulan_min.companion.extractors import make_extractor
 from mulan_min.config import TOWERS, parse_ratio
-from mulan_min.data import middle_windows
-from mulan_min.errors import UserError
-from mulan_min.labels import label_table
+from mulan_min.data import middle_windows, read_clip_window, read_manifest
+from mulan_min.errors import MissingData, UserError
+from mulan_min.labels import label_table, read_labels, truth_table
 from mulan_min.mulan import AudioTower, evaluating, load_best, restore
-from mulan_min.tag_classifier import backward_in_chunks, chances, choose_labels, label_auc, make_targets, measure_prior, prepare, warm_up  # noqa: F401
+from mulan_min.tag_classifier import (backward_in_chunks, chances, choose_labels, label_auc, make_targets,  # noqa: F401
+                                      measure_prior, prepare, warm_up)
+from mulan_min.tasks import score_labels
 
 BATCH = 64      # windows at a time in evaluation; our choice
 LEAVES_UNUSED = True      # each stage trains its own modules
@@ -167,3 +171,31 @@ def validate(model, recordings, step):
     losses, shuffled_losses, logits = model.predict(waveforms, truth, step <= model.stage_1)
     return {"valid_auc": label_auc(logits, truth.bool()), "valid_loss": losses.mean().item(),
             "valid_chance": shuffled_losses.mean().item()}
+
+
+# ---- eval.py --task autotag ------------------------------------------------------------
+
+
+def autotag(model, folder, embeddings=None, seed=0):
+    """Tagging of the test split: macro ROC-AUC and PR-AUC over the model's labels, and over those of each set in labels.json.
+
+    A recording's scores are the mean over `test_windows` evenly spaced windows. Returns what the other tasks return. Raises
+    MissingData and UserError.
+    """
+    if not isinstance(model, JointTagger):
+        raise MissingData("autotag needs a run of --objective joint-tags; zero-shot tagging is --task tagging")
+    test = [r for r in read_manifest(folder) if r.split == "test"]
+    front, count = model.config.front, model.config.tagger.test_windows
+    if len(test) < 2:
+        raise MissingData(f"{folder}: two or more 'test' recordings are needed, not {len(test)}")
+    scores = []
+    for recording in tqdm(test, desc="tagging", unit="recording", disable=None):
+        waveforms = np.stack([read_clip_window(recording, front.seconds, front.sample_rate, position)
+                              for position in (np.linspace(0, 1, count) if count > 1 else [0.5])])
+        scores.append(model.predict(waveforms)[2].sigmoid().mean(0).double().numpy())
+    if not np.isfinite(scores).all():
+        raise UserError("the model's scores are not all finite numbers; train it again")
+    sets = {"all": model.labels}
+    with suppress(MissingData):      # a collection may have no labels.json
+        sets |= read_labels(folder) | sets
+    return score_labels(folder, sets, model.labels, truth_table(test, model.labels), {"": np.stack(scores)}, seed)

@@ -5,7 +5,7 @@ import math
 import os
 import shutil
 import socket
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,13 +22,14 @@ from torch import nn
 import eval as evaluate
 import train
 from mulan_min import checkpoint, distributed
-from mulan_min.companion import autotag, joint_tagger
+from mulan_min.companion import joint_tagger
 from mulan_min.companion.joint_tagger import BATCH, JointTagger, pair_loss
 from mulan_min.config import resolve
 from mulan_min.data import read_clip_window, read_manifest
 from mulan_min.errors import UserError
 from mulan_min.labels import label_table, with_tags
 from mulan_min.mulan import MuLan
+from mulan_min.tag_classifier import backward_in_chunks, choose_labels
 from mulan_min.wordpiece import train_wordpiece
 
 AUDIOS = ("harmonic-cnn", "sample-cnn-res-se", "sincnet", "ast", "resnet50")
@@ -251,7 +252,7 @@ def test_an_answer_does_not_depend_on_the_batch(audio, first):
         alone = model.predict(waves[i:i + 1].numpy(), targets[i:i + 1], first)
         torch.testing.assert_close(alone[0][0], losses[i], atol=1e-5, rtol=0)
         torch.testing.assert_close(alone[2][0], logits[i], atol=1e-5, rtol=0)
-    torch.testing.assert_close(model.predict(waves.numpy(), first=first)[2], logits, atol=1e-6, rtol=0)      # without targets
+    torch.testing.assert_close(model.predict(waves.numpy(), in_stage_1=first)[2], logits, atol=1e-6, rtol=0)      # without targets
 
 
 # ---- gradients: chunks, processes ------------------------------------------------------
@@ -259,7 +260,7 @@ def test_an_answer_does_not_depend_on_the_batch(audio, first):
 
 def backward(model, net, batch, first, world=1):
     model.zero_grad(set_to_none=True)
-    found = joint_tagger.backward(net, batch, 0 if first else model.stage_1, model, world)
+    found = backward_in_chunks(partial(net, in_stage_1=first), net, batch, model.config.optim, world)
     return found, gradients(model)
 
 
@@ -579,8 +580,8 @@ def scores_by_hand(model, folder):
 def test_autotag_by_hand_and_by_scikit_learn(learned, tones, monkeypatch, capsys):
     sklearn = pytest.importorskip("sklearn.metrics", reason="the oracle is scikit-learn")
     _, folder = learned(0)
-    seen, score = [], autotag.score_labels
-    monkeypatch.setattr(autotag, "score_labels", lambda *args: seen.append(args) or score(*args))
+    seen, score = [], joint_tagger.score_labels
+    monkeypatch.setattr(joint_tagger, "score_labels", lambda *args: seen.append(args) or score(*args))
     result = evaluate.main(["--task", "autotag", "--run", str(folder)])["autotag"]
     assert json.loads((folder / "eval" / "autotag.json").read_text()) == result
     (part,) = result["collections"]
@@ -613,12 +614,12 @@ def test_autotag_without_label_sets_and_with_one_window(tones, tmp_path):
         row["audio"] = str(Path(tones) / row["audio"])
     (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:7]))
     with one_line("two or more 'test' recordings are needed, not 1"):
-        autotag.autotag(model, tmp_path)
+        joint_tagger.autotag(model, tmp_path)
     (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     seen = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(autotag, "score_labels", lambda *args: seen.append(args))
-        autotag.autotag(model, tmp_path)
+        patch.setattr(joint_tagger, "score_labels", lambda *args: seen.append(args))
+        joint_tagger.autotag(model, tmp_path)
     _, sets, names, truth, scores, _ = seen[0]
     middle = torch.from_numpy(np.stack([soundfile.read(row["audio"], dtype="float32")[0][4000:20000] for row in rows[6:]]))
     np.testing.assert_allclose(scores[""], sigmoid(classify_by_hand(model, middle)), atol=1e-5)
@@ -626,7 +627,7 @@ def test_autotag_without_label_sets_and_with_one_window(tones, tmp_path):
     assert truth.tolist() == [[label in row["tags"] for label in names] for row in rows[6:]]
     model.classify[0][0].weight.data[0, 0] = math.nan
     with one_line("not all finite numbers"):
-        autotag.autotag(model, tmp_path)
+        joint_tagger.autotag(model, tmp_path)
 
 
 def contrastive(folder, data):
@@ -733,8 +734,8 @@ def test_a_label_set_is_learned_exactly(small_world, tmp_path):
     (other / "labels.json").write_text(json.dumps({"genre": ["slow", "nobody's"]}))
     config = resolve({"preset": "smoke", "objective": "joint-tags", "label_set": "genre", "data": [small_world, str(other)]})
     counts = {label: sum(label in r.tags for r in recordings) for label in known["genre"] + ["slow", "nobody's"]}
-    assert train.choose_labels(recordings, config) == sorted(label for label, count in counts.items() if count >= 2)
+    assert choose_labels(recordings, config) == sorted(label for label, count in counts.items() if count >= 2)
     assert counts["slow"] >= 2 and counts["nobody's"] == 0
     shutil.rmtree(other)
     with one_line("labels.json: no such file"):
-        train.choose_labels(recordings, config)
+        choose_labels(recordings, config)
