@@ -81,6 +81,7 @@ def backward(net, batch, step, model, world):
     hence the factor `world`.
     """
     optim, recalls = model.config.optim, []
+    keys = distributed.gather_rows(batch["keys"], optim.batch_size)
     inputs = {"audio": audio_of(batch), "tokens": batch["tokens"], "mask": batch["mask"]}
 
     def embed(part):
@@ -89,8 +90,8 @@ def backward(net, batch, step, model, world):
 
     def loss_of(audio, text, temperature):
         gathered = distributed.gather_embeddings(audio, text, optim.batch_size)
-        recalls.append(recall_at_1(audio, text, gathered))
-        return world * cmc_loss(audio, text, temperature, gathered)
+        recalls.append(recall_at_1(audio, text, gathered, keys))
+        return world * cmc_loss(audio, text, temperature, gathered, keys)
 
     if 0 < optim.chunk_size < len(inputs["audio"]):
         loss = chunked_backward(net, inputs, optim.chunk_size, embed, loss_of)

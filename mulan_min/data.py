@@ -10,6 +10,7 @@ training. Optional `start` and `duration` (s) cut a clip out of a long file.
 """
 import json
 import os
+import zlib
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -149,6 +150,7 @@ def collate(waveforms, recordings, texts, make_targets, front_end):
     """One batch, the same for files and shards, as a dictionary:
 
     "ids"          [str]
+    "keys"         (B,) int64, a number for each id
     "waveforms"    (B, samples) float32, or, where there is a `front_end` (waveforms -> spectrograms), instead of them
     "spectrograms" (B, mels, frames)
     and what make_targets(recordings, texts) returns: {"tokens", "mask"} for texts, {"targets"} for labels. Sorted by the length of
@@ -157,7 +159,8 @@ def collate(waveforms, recordings, texts, make_targets, front_end):
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     waveforms, recordings, texts = ([items[i] for i in order] for items in (waveforms, recordings, texts))
     waveforms = torch.from_numpy(np.stack(waveforms))
-    batch = {"ids": [recording.id for recording in recordings], **make_targets(recordings, texts)}
+    ids = [recording.id for recording in recordings]
+    batch = {"ids": ids, "keys": torch.tensor([zlib.crc32(i.encode()) for i in ids]), **make_targets(recordings, texts)}
     if front_end is None:
         return batch | {"waveforms": waveforms}
     with torch.no_grad():

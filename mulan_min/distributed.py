@@ -11,7 +11,6 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -120,18 +119,27 @@ def slice_sizes(size, world):
     return [size * (rank + 1) // world - size * rank // world for rank in range(world)]
 
 
-def gather_embeddings(audio, text, size):
-    """This process's embeddings (b, d), (b, d) of a batch of `size` -> what `cmc_loss` takes as `gathered`: (audio (B, d), text
-    (B, d), index of this process's first pair). None where there is one process.
+def gather_rows(x, size):
+    """The rows (b, ...) of every process's slice of a batch of `size` -> (B, ...) on all processes, with their gradients.
 
     Each process puts its rows into a tensor of zeros, and the sum of these tensors holds all rows. Unlike all_gather this needs
     no equal slices; it sends twice the bytes, 6 MB at the paper's batch of 6144.
     """
     if not dist.is_initialized():
-        return None
+        return x
     rank, sizes = dist.get_rank(), slice_sizes(size, dist.get_world_size())
-    before, after = sum(sizes[:rank]), sum(sizes[rank + 1:])
-    return *(AllReduceSum.apply(F.pad(x, (0, 0, before, after))) for x in (audio, text)), before
+    whole = x.new_zeros(size, *x.shape[1:])
+    whole[sum(sizes[:rank]):sum(sizes[:rank + 1])] = x
+    return AllReduceSum.apply(whole)
+
+
+def gather_embeddings(audio, text, size):
+    """This process's embeddings (b, d), (b, d) of a batch of `size` -> what `cmc_loss` takes as `gathered`: (audio (B, d), text
+    (B, d), index of this process's first pair). None where there is one process."""
+    if not dist.is_initialized():
+        return None
+    first = sum(slice_sizes(size, dist.get_world_size())[:dist.get_rank()])
+    return gather_rows(audio, size), gather_rows(text, size), first
 
 
 class SyncedBatchNorm2d(nn.BatchNorm2d):

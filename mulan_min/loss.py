@@ -13,13 +13,16 @@ import torch
 from mulan_min.errors import UserError
 
 
-def cmc_loss(audio, text, temperature, gathered=None):
+def cmc_loss(audio, text, temperature, gathered=None, keys=None):
     """audio, text: (B, d) unit rows, pair i in row i of both; temperature: scalar tensor. Returns a scalar, in float32 or the
     inputs' precision if that is higher. Raises UserError for B = 1, which has no negatives.
 
     With several processes, each one holds b of the batch's B pairs. It passes gathered = (audio (B, d), text (B, d), index of
     its first pair in them) and gets its part of the mean: the parts of all processes add up to the loss. A process computes
     b x B cosines, never B x B.
+
+    keys: (B,) integers, equal where two pairs come from the same recording, which is drawn once for each source. Such pairs are
+    not each other's negatives (our choice). Without keys all pairs come from different recordings.
     """
     if audio.shape != text.shape or audio.ndim != 2:
         raise ValueError(f"audio {tuple(audio.shape)} and text {tuple(text.shape)} must both be (B, d)")
@@ -29,21 +32,24 @@ def cmc_loss(audio, text, temperature, gathered=None):
     with torch.autocast(audio.device.type, enabled=False):      # bf16 keeps 8 bits: too few for exp(cos / 0.02)
         dtype = torch.promote_types(audio.dtype, torch.float32)
         audio, text, all_audio, all_text, tau = (x.to(dtype) for x in (audio, text, all_audio, all_text, temperature))
-        own = torch.arange(first, first + len(audio), device=audio.device)[:, None]             # (b, 1)
+        own = slice(first, first + len(audio))
+        keys = torch.arange(len(all_audio), device=audio.device) if keys is None else keys
+        same = keys[own, None] == keys                                      # (b, B): the positive pair, and duplicates
         rows = audio @ all_text.T / tau                                     # (b, B): [i, j] = x_i . t_j / tau
-        positive = rows.gather(1, own)[:, 0]
-        rows = rows.scatter(1, own, -math.inf)                              # the positive pair leaves both sums
-        columns = (text @ all_audio.T / tau).scatter(1, own, -math.inf) if gathered else rows.T      # [i, j] = x_j . t_i / tau
+        positive = rows.diagonal(first)
+        rows = rows.masked_fill(same, -math.inf)                            # these leave both sums
+        columns = (text @ all_audio.T / tau).masked_fill(same, -math.inf) if gathered else rows.T    # [i, j] = x_j . t_i / tau
         negatives = torch.logaddexp(rows.logsumexp(dim=1), columns.logsumexp(dim=1))
         return (negatives - positive).sum() / len(all_audio)
 
 
-def recall_at_1(audio, text, gathered=None):
-    """Share of the batch whose audio is nearest to its own text. With several processes, this process's part of that share;
-    `gathered` as in `cmc_loss`."""
+def recall_at_1(audio, text, gathered=None, keys=None):
+    """Share of the batch whose audio is nearest to a text of its own recording. With several processes, this process's part of that
+    share; `gathered` and `keys` as in `cmc_loss`."""
     _, all_text, first = gathered or (audio, text, 0)
+    keys = torch.arange(len(all_text), device=audio.device) if keys is None else keys
     nearest = (audio.detach() @ all_text.detach().T).argmax(dim=1)
-    return nearest.eq(torch.arange(first, first + len(audio), device=audio.device)).sum() / len(all_text)
+    return keys[nearest].eq(keys[first:first + len(audio)]).sum() / len(all_text)
 
 
 def chance_loss(batch_size):

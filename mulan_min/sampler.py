@@ -5,14 +5,11 @@ pattern does not divide continues where the last one ended, so the ratio is exac
 entry k of that source's walk: its recordings in random order, each one once, then again in another order.
 """
 import zlib
-from collections import Counter
 from functools import lru_cache
 
 import numpy as np
 
 from mulan_min.errors import UserError
-
-GROUP = 8      # batches planned together, so that a recording drawn twice in one can be swapped; our choice
 
 
 def ratio_pattern(ratio):
@@ -50,50 +47,12 @@ class Sampler:
         return int(self.order(source, epoch)[position])
 
     def batch(self, step):
-        """[(source, recording index)] of global batch `step`, batch_size long."""
-        group, position = divmod(step + GROUP // 2, GROUP)
-        return [(source, recording) for source, recording, _ in self.final(group)[position]]
-
-    @lru_cache(maxsize=3)
-    def draft(self, group):
-        """Batches from step GROUP * group on, with duplicates swapped among them."""
-        return swap_duplicates([[self.slot(step * self.batch_size + i) for i in range(self.batch_size)]
-                                for step in range(group * GROUP, (group + 1) * GROUP)])
-
-    @lru_cache(maxsize=2)
-    def final(self, group):
-        """Batches from step GROUP * group - GROUP / 2 on. They are the halves of two drafts, swapped once more: a duplicate in the
-        first or last batch of a draft may have had no partner of its epoch there."""
-        before = self.draft(group - 1)[GROUP // 2:] if group else [[]] * (GROUP // 2)
-        return swap_duplicates([list(batch) for batch in before + self.draft(group)[:GROUP // 2]])
+        """[(source, recording index)] of global batch `step`, batch_size long. A recording may occur once for each source; the loss
+        does not take such pairs for negatives."""
+        return [self.slot(step * self.batch_size + i) for i in range(self.batch_size)]
 
     def slot(self, i):
-        """Slot i of the endless sequence -> (source, recording, epoch of the source)."""
+        """Slot i of the endless sequence -> (source, recording index)."""
         turn, position = divmod(i, len(self.pattern))
         source = self.pattern[position]
-        k = turn * self.ratio[source] + self.pattern[:position].count(source)
-        return source, self.entry(source, k), k // len(self.members[source])
-
-
-def swap_duplicates(batches):
-    """Where a recording occurs twice in a batch, swaps one of the two with a draw of the same source and epoch in another batch. So
-    every walk still visits each recording once an epoch. Changes and returns `batches`."""
-    counts = [Counter(recording for _, recording, _ in batch) for batch in batches]
-
-    def swap(b, i):
-        source, recording, epoch = batches[b][i]
-        for c, other in enumerate(batches):
-            if counts[c][recording]:
-                continue
-            for j, (other_source, other_recording, other_epoch) in enumerate(other):
-                if (other_source, other_epoch) == (source, epoch) and not counts[b][other_recording]:
-                    batches[b][i], other[j] = other[j], batches[b][i]
-                    counts[b].update({recording: -1, other_recording: 1})
-                    counts[c].update({recording: 1, other_recording: -1})
-                    return
-
-    for b, batch in enumerate(batches):
-        for i in range(len(batch)):
-            if counts[b][batch[i][1]] > 1:
-                swap(b, i)
-    return batches
+        return source, self.entry(source, turn * self.ratio[source] + self.pattern[:position].count(source))

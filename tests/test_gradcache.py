@@ -1,4 +1,6 @@
 """A batch in chunks against the whole of it: the same gradients, in float64, dropout and masks on."""
+from functools import partial
+
 import pytest
 import torch
 from test_distributed import BATCH, gradients, make, whole
@@ -15,7 +17,7 @@ def embed_by(model):
 @pytest.mark.parametrize("chunk", [1, 4, 10])
 def test_chunks_give_the_gradients_of_the_whole_batch(chunk):
     expected, (model, batch) = whole("ast"), make("ast")
-    loss = chunked_backward(model, batch, chunk, embed_by(model), cmc_loss)
+    loss = chunked_backward(model, batch, chunk, embed_by(model), partial(cmc_loss, keys=batch["keys"]))
     torch.testing.assert_close(loss, expected["loss"], atol=1e-12, rtol=0)
     for name, value in gradients(model).items():
         torch.testing.assert_close(value, expected[name], atol=1e-9, rtol=1e-9)
@@ -29,10 +31,10 @@ def test_chunks_replay_dropout_and_masks_and_see_the_same_statistics_twice(audio
     torch.manual_seed(7)
     parts = [embed_by(reference)({name: x[start:start + 4] for name, x in batch.items()}) for start in range(0, BATCH, 4)]
     audio_rows, text_rows = map(torch.cat, zip(*parts))
-    loss = cmc_loss(audio_rows, text_rows, reference.temperature)
+    loss = cmc_loss(audio_rows, text_rows, reference.temperature, keys=batch["keys"])
     loss.backward()
     torch.manual_seed(7)
-    found = chunked_backward(model, batch, 4, embed_by(model), cmc_loss)
+    found = chunked_backward(model, batch, 4, embed_by(model), partial(cmc_loss, keys=batch["keys"]))
     torch.testing.assert_close(found, loss.detach(), atol=1e-12, rtol=0)
     expected, before = gradients(reference), gradients_without_dropout(audio)
     for name, value in gradients(model).items():

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mulan_min.errors import UserError
-from mulan_min.loss import chance_loss, clamp_temperature, cmc_loss
+from mulan_min.loss import chance_loss, clamp_temperature, cmc_loss, recall_at_1
 
 
 def unit_rows(batch, dim=16, seed=0, dtype=torch.float64):
@@ -13,13 +13,13 @@ def unit_rows(batch, dim=16, seed=0, dtype=torch.float64):
     return x / x.norm(dim=1, keepdim=True)
 
 
-def brute_force(audio, text, tau):
+def brute_force(audio, text, tau, keys=None):
     def h(a, b):
         return math.exp(sum(float(p) * float(q) for p, q in zip(a, b)) / tau)
 
     total = 0.0
     for i in range(len(audio)):
-        others = [j for j in range(len(audio)) if j != i]
+        others = [j for j in range(len(audio)) if (j != i if keys is None else keys[j] != keys[i])]
         denominator = sum(h(audio[i], text[j]) + h(audio[j], text[i]) for j in others)
         total -= math.log(h(audio[i], text[i]) / denominator)
     return total / len(audio)
@@ -31,6 +31,22 @@ def test_equals_the_formula(batch, tau):
     audio, text = unit_rows(batch), unit_rows(batch, seed=1)
     assert cmc_loss(audio, text, torch.tensor(tau, dtype=torch.float64)).item() == pytest.approx(
         brute_force(audio, text, tau), rel=1e-12)
+
+
+def test_pairs_of_one_recording_are_no_negatives_of_each_other():
+    """By the formula, for the whole batch and for slices of it as several processes have them; R@1 counts any text of the recording."""
+    audio, text, tau = unit_rows(9), unit_rows(9, seed=1), torch.tensor(0.2, dtype=torch.float64)
+    keys = torch.tensor([5, 1, 2, 5, 3, 1, 5, 4, 0])
+    expected = brute_force(audio, text, 0.2, keys.tolist())
+    assert cmc_loss(audio, text, tau, keys=keys).item() == pytest.approx(expected, rel=1e-12)
+    assert expected != pytest.approx(brute_force(audio, text, 0.2), rel=1e-2)
+    slices = [slice(0, 4), slice(4, 9)]
+    parts = [cmc_loss(audio[s], text[s], tau, (audio, text, s.start), keys).item() for s in slices]
+    assert sum(parts) == pytest.approx(expected, rel=1e-12)
+    text = audio.clone()
+    text[[0, 3]] = text[[3, 0]]      # each nearest to the other's text, which is of the same recording
+    assert recall_at_1(audio, text) == pytest.approx(7 / 9) and recall_at_1(audio, text, keys=keys) == 1
+    assert sum(recall_at_1(audio[s], text[s], (audio, text, s.start), keys) for s in slices) == 1
 
 
 def test_the_positive_is_not_in_the_denominator():

@@ -45,15 +45,10 @@ def test_each_source_is_walked_without_replacement():
         for source, recording in sampler.batch(step):
             walks[source].append(recording)
     for source, walk in walks.items():
-        # Trading places moves a draw within its group only, so whole epochs can be checked by how often each was drawn.
         size = len(members[source])
-        epochs = len(walk) // size
-        counts = Counter(walk)
-        assert epochs >= 6
-        assert set(counts) == set(members[source])
-        assert max(counts.values()) - min(counts.values()) <= 1
-        first, second = walk[:size], walk[size:2 * size]
-        assert first != second                                             # reshuffled
+        epochs = [walk[i:i + size] for i in range(0, len(walk) - size + 1, size)]
+        assert len(epochs) >= 6 and all(sorted(epoch) == members[source] for epoch in epochs)
+        assert len({tuple(epoch) for epoch in epochs}) == len(epochs)      # reshuffled every time
 
 
 def test_batch_is_a_pure_function_of_seed_and_step():
@@ -64,28 +59,6 @@ def test_batch_is_a_pure_function_of_seed_and_step():
     assert pickle.loads(pickle.dumps(one)).batch(5) == forward[5]      # as a spawned worker gets it
     assert Sampler(world(), PAPER, 50, seed=8).batch(0) != forward[0]
     assert len({tuple(batch) for batch in forward}) == 40
-
-
-def test_a_recording_occurs_once_in_a_batch_where_possible():
-    sampler = Sampler(world(1000), PAPER, 96, seed=0)
-    plain = 0
-    for step in range(400):
-        drawn = [recording for _, recording in sampler.batch(step)]
-        assert len(set(drawn)) == len(drawn)
-        raw = [sampler.slot(step * 96 + i)[1] for i in range(96)]
-        plain += len(raw) - len(set(raw))
-    assert plain > 200      # without trading there would be several in every batch: the test can fail
-
-
-def test_a_recording_rarely_occurs_twice_in_a_small_collection():
-    """105 tracks, of which 64 + 32 stand in each batch."""
-    members = {"sf": list(range(105)), "pl": list(range(105))}
-    sampler, twice, plain = Sampler(members, {"sf": 2, "pl": 1}, 96, seed=0), 0, 0
-    for step in range(100):
-        drawn = [recording for _, recording in sampler.batch(step)]
-        twice += 96 - len(set(drawn))
-        plain += 96 - len({sampler.slot(step * 96 + i)[1] for i in range(96)})
-    assert plain > 1500 and twice < 0.1 * plain
 
 
 def test_small_sources_repeat_rather_than_hang():
