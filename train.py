@@ -23,6 +23,7 @@ from mulan_min.data import VALID_RECORDINGS, Batches, choose_valid, read_collect
 from mulan_min.demo.world import make_world
 from mulan_min.device import compile_networks
 from mulan_min.errors import UserError
+from mulan_min.files import write_json, write_text
 from mulan_min.loader import check_skipped, loader, worker_errors
 from mulan_min.shards.reader import find_shards, first_recordings
 from mulan_min.shards.stream import ShardStream
@@ -81,7 +82,9 @@ def main(argv=None):
     elif not rank:
         run_folder.clear(folder)
     if not rank:
-        run_folder.write_settings(folder, config, model.tokenizer)
+        write_json(folder / "config.json", config.to_dict())
+        if model.tokenizer:
+            write_text(folder / "tokenizer.json", model.tokenizer.to_str(pretty=True))
     metrics_file = open(os.devnull, "w") if rank else run_folder.open_metrics(folder / "metrics.jsonl", step)
 
     def save(name):

@@ -8,7 +8,6 @@ One line of the manifest is one recording. Its audio path is relative to the fol
 A recording belongs to a source when it has text of that source. `tags` are ground truth for evaluation, never shown to
 training. Optional `start` and `duration` (s) cut a clip out of a long file.
 """
-import json
 import os
 import zlib
 from dataclasses import dataclass, field, replace
@@ -22,15 +21,12 @@ from torch.utils.data import Dataset
 from mulan_min import audio
 from mulan_min.config import parse_ratio
 from mulan_min.errors import UserError
+from mulan_min.files import read_jsonl
 from mulan_min.sampler import Sampler
 
 SPLITS = ("train", "valid", "test")
 COMPANIONS = ("labels.json", "playlists.jsonl", "triplets.jsonl")      # what may lie beside a manifest
 VALID_RECORDINGS = 256      # at most so many are embedded to validate; our choice
-
-
-class ManifestError(UserError):
-    """A manifest line that cannot be used; the message names the file and the line."""
 
 
 @dataclass
@@ -50,57 +46,48 @@ class Recording:
 
 
 def read_manifest(folder):
-    """A folder with manifest.jsonl -> [Recording]. Raises ManifestError that names the line: bad JSON, a key that is missing or
+    """A folder with manifest.jsonl -> [Recording]. Raises UserError that names the line: bad JSON, a key that is missing or
     invalid, an id used twice, an audio file that is not there, an empty text."""
     path = Path(folder) / "manifest.jsonl"
     if not path.is_file():
-        raise ManifestError(f"{path}: no such file; a collection is a folder with manifest.jsonl")
+        raise UserError(f"{path}: no such file; a collection is a folder with manifest.jsonl")
     recordings, seen = [], {}
-    with open(path, encoding="utf-8", errors="replace") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            recording = parse_line(line, Path(folder), f"{path}, line {number}")
-            if recording.id in seen:
-                raise ManifestError(f"{path}, line {number}: id '{recording.id}' occurs in line {seen[recording.id]} already")
-            seen[recording.id] = number
-            recordings.append(recording)
+    for number, row in read_jsonl(path):
+        recording = parse_row(row, Path(folder), f"{path}, line {number}")
+        if recording.id in seen:
+            raise UserError(f"{path}, line {number}: id '{recording.id}' occurs in line {seen[recording.id]} already")
+        seen[recording.id] = number
+        recordings.append(recording)
     if not recordings:
-        raise ManifestError(f"{path}: no recordings in it")
+        raise UserError(f"{path}: no recordings in it")
     return recordings
 
 
-def parse_line(line, folder, where):
-    """A line of the manifest -> Recording. Raises ManifestError that begins with `where`."""
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:      # ValueError: bad JSON, or a number of thousands of digits
-        raise ManifestError(f"{where}: not JSON ({error})") from None
-    if not isinstance(row, dict):
-        raise ManifestError(f"{where}: must be a JSON object with id, audio, split, text")
+def parse_row(row, folder, where):
+    """A row of the manifest, a JSON object -> Recording. Raises UserError that begins with `where`."""
     for key, kind in (("id", str), ("audio", str), ("split", str), ("text", dict)):
         if not isinstance(row.get(key), kind) or (kind is str and not row[key]):
-            raise ManifestError(f"{where}: key '{key}' is missing or not a {'text' if kind is str else 'JSON object'}")
+            raise UserError(f"{where}: key '{key}' is missing or not a {'text' if kind is str else 'JSON object'}")
     if row["split"] not in SPLITS:
-        raise ManifestError(f"{where}: split '{row['split']}' is not one of {', '.join(SPLITS)}")
+        raise UserError(f"{where}: split '{row['split']}' is not one of {', '.join(SPLITS)}")
     file = folder / row["audio"]
     if "\0" in row["audio"] or not os.path.isfile(file):
-        raise ManifestError(f"{where}: audio file {file} is not there")
+        raise UserError(f"{where}: audio file {file} is not there")
     return make_recording(row, row["id"], file, row["split"], where)
 
 
 def make_recording(row, ident, file, split, where):
-    """A Recording with the text, tags, start and duration of a JSON object; `file` is a path or SoundBytes. Raises ManifestError
+    """A Recording with the text, tags, start and duration of a JSON object; `file` is a path or SoundBytes. Raises UserError
     that begins with `where`."""
     for source, texts in row["text"].items():
         if not isinstance(texts, list) or not all(isinstance(t, str) and t.strip() for t in texts):
-            raise ManifestError(f"{where}: text '{source}' must be a list of non-empty texts")
+            raise UserError(f"{where}: text '{source}' must be a list of non-empty texts")
     tags = row.get("tags", [])
     if not isinstance(tags, list) or not all(isinstance(t, str) for t in tags):
-        raise ManifestError(f"{where}: tags must be a list of texts")
+        raise UserError(f"{where}: tags must be a list of texts")
     start, duration = row.get("start", 0.0), row.get("duration")
     if not is_seconds(start) or start < 0 or not (duration is None or (is_seconds(duration) and duration > 0)):
-        raise ManifestError(f"{where}: start and duration must be seconds, 0 or more and above 0")
+        raise UserError(f"{where}: start and duration must be seconds, 0 or more and above 0")
     text = {source: texts for source, texts in row["text"].items() if texts}
     return Recording(ident, file, split, text, tags, float(start), duration)
 
@@ -124,10 +111,7 @@ def shuffle_pairs(recordings, seed):
     return [replace(r, text=recordings[j].text) for r, j in zip(recordings, order)]
 
 
-@lru_cache(maxsize=200_000)
-def file_seconds(path):
-    """Length of a file in s, read from its header once. Raises AudioError."""
-    return audio.duration(path)
+file_seconds = lru_cache(maxsize=200_000)(audio.duration)      # reads each header once
 
 
 def clip_seconds(recording):
@@ -150,7 +134,7 @@ def collate(waveforms, recordings, texts, make_targets, front_end):
     """One batch, the same for files and shards, as a dictionary:
 
     "ids"          [str]
-    "keys"         (B,) int64, a number for each id
+    "keys"         (B,) int64, a number for each id: see `cmc_loss`
     "waveforms"    (B, samples) float32, or, where there is a `front_end` (waveforms -> spectrograms), instead of them
     "spectrograms" (B, mels, frames)
     and what make_targets(recordings, texts) returns: {"tokens", "mask"} for texts, {"targets"} for labels. Sorted by the length of
@@ -160,7 +144,7 @@ def collate(waveforms, recordings, texts, make_targets, front_end):
     waveforms, recordings, texts = ([items[i] for i in order] for items in (waveforms, recordings, texts))
     waveforms = torch.from_numpy(np.stack(waveforms))
     ids = [recording.id for recording in recordings]
-    batch = {"ids": ids, "keys": torch.tensor([zlib.crc32(i.encode()) for i in ids]), **make_targets(recordings, texts)}
+    batch = {"ids": ids, "keys": torch.tensor([zlib.crc32(i.encode(errors="backslashreplace")) for i in ids]), **make_targets(recordings, texts)}
     if front_end is None:
         return batch | {"waveforms": waveforms}
     with torch.no_grad():
@@ -201,29 +185,25 @@ class Batches(Dataset):
 
     def batch(self, step):
         plan = self.sampler.batch(step)
-        planned = {index for _, index in plan}
         waveforms, texts, chosen = [], [], []
         for slot in self.slots:
             rng = np.random.default_rng((self.config.optim.seed, 2, step, slot))
             source, index = plan[slot]
-            waveform, recording = self.read(source, index, rng.random(), planned)
+            waveform, recording = self.read(source, index, rng.random())
             waveforms.append(waveform)
             texts.append(recording.text[source][rng.integers(len(recording.text[source]))])
             chosen.append(recording)
         batch = collate(waveforms, chosen, texts, self.make_targets, self.front_end)
         return batch | {"skipped": dict(self.skipped), "cursor": {"worker": 0, "step": step + 1}}
 
-    def read(self, source, index, position, planned):
-        """-> (waveform, recording): the recording `index`, or, if it cannot be read, the next one of its source that can be read
-        and is not in `planned`, the recordings of this batch. A recording that was unreadable before is tried again: a damaged
-        file may have good windows, and a batch must not depend on what this worker has read before."""
+    def read(self, source, index, position):
+        """-> (waveform, recording): the recording `index`, or, if it cannot be read, the next one of its source that can. A
+        recording that was unreadable before is tried again: a damaged file may have good windows, and a batch must not depend on
+        what this worker has read before."""
         front, members = self.config.front, self.sampler.members[source]
-        first, count = int(np.searchsorted(members, index)), len(members)
-        for turn in range(2 * count):      # first those that are not planned, then the others
-            index = int(members[(first + turn) % count])
-            if turn and (index in planned) == (turn < count):
-                continue
-            recording = self.recordings[index]
+        first = int(np.searchsorted(members, index))
+        for turn in range(len(members)):
+            recording = self.recordings[members[(first + turn) % len(members)]]
             try:
                 return read_clip_window(recording, front.seconds, front.sample_rate, position), recording
             except audio.AudioError as error:

@@ -12,7 +12,7 @@ from mulan_min import checkpoint
 from mulan_min.config import config_from_dict, resolve
 from mulan_min.device import faster_precision
 from mulan_min.errors import UserError
-from mulan_min.files import write_json, write_text
+from mulan_min.files import write_text
 
 FREE_TO_CHANGE = ("workers", "log_every")      # settings that --resume may change: the weights do not depend on them
 
@@ -23,7 +23,6 @@ def open_run(typed, device, restarted=False):
     restarted: torchrun has restarted the processes. Then a checkpoint is this run's own, except with --overwrite: nobody knows
     whether it was written before or after the restart.
     """
-    typed = dict(typed)
     folder = Path(typed.pop("run", None) or f"runs/{typed.get('audio', 'ast')}")
     resume, overwrite = typed.pop("resume", False), typed.pop("overwrite", False)
     if restarted:
@@ -80,12 +79,6 @@ def clear(folder):
     """Removes what an earlier run left in the folder, the results of its evaluation too."""
     for path in [folder / "last.pt", folder / "best.pt", folder / "metrics.jsonl", *(folder / "eval").glob("*.json")]:
         path.unlink(missing_ok=True)
-
-
-def write_settings(folder, config, tokenizer):
-    write_json(folder / "config.json", config.to_dict())
-    if tokenizer:
-        write_text(folder / "tokenizer.json", tokenizer.to_str(pretty=True))
 
 
 def open_metrics(path, step):

@@ -21,7 +21,7 @@ class Sampler:
     """The plan of all batches. For example:
 
         Sampler({"sf": [0, 1, 2], "lf": [1, 2]}, {"sf": 2, "lf": 1}, batch_size=3, seed=0).batch(0)
-        # [("sf", 2), ("lf", 1), ("sf", 0)]: which source each slot takes its text from, and which recording it is
+        # [("sf", 2), ("lf", 2), ("sf", 0)]: which source each slot takes its text from, and which recording it is
 
     members: {source: indices of the recordings that have text of it}; ratio: {source: whole-number share}. Raises UserError for a
     source without recordings.
@@ -41,11 +41,6 @@ class Sampler:
         rng = np.random.default_rng((self.seed, zlib.crc32(source.encode()), epoch))
         return rng.permutation(self.members[source])
 
-    def entry(self, source, k):
-        """Recording index at position k of the source's endless walk."""
-        epoch, position = divmod(k, len(self.members[source]))
-        return int(self.order(source, epoch)[position])
-
     def batch(self, step):
         """[(source, recording index)] of global batch `step`, batch_size long. A recording may occur once for each source; the loss
         does not take such pairs for negatives."""
@@ -55,4 +50,6 @@ class Sampler:
         """Slot i of the endless sequence -> (source, recording index)."""
         turn, position = divmod(i, len(self.pattern))
         source = self.pattern[position]
-        return source, self.entry(source, turn * self.ratio[source] + self.pattern[:position].count(source))
+        k = turn * self.ratio[source] + self.pattern[:position].count(source)      # position in the source's walk
+        epoch, position = divmod(k, len(self.members[source]))
+        return source, int(self.order(source, epoch)[position])

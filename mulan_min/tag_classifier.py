@@ -11,12 +11,11 @@ from torch import nn
 from mulan_min import distributed, metrics
 from mulan_min.command_line import print0
 from mulan_min.config import parse_ratio
-from mulan_min.contrastive import LOG_LINE  # noqa: F401  the same line for both
+from mulan_min.contrastive import LOG_LINE, after_step, stage_1_steps  # noqa: F401  the same for both
 from mulan_min.data import audio_of, middle_windows
 from mulan_min.device import autocast
 from mulan_min.errors import MissingData, UserError
 from mulan_min.labels import has_both_classes, label_table, labels_of, read_labels, with_tags
-from mulan_min.loss import clamp_temperature
 from mulan_min.mulan import AudioTower, check_texts, load_best, restore
 
 LEAVES_UNUSED = False
@@ -84,9 +83,7 @@ class TagClassifier(nn.Module):
 # ---- the functions that train.py calls -------------------------------------------------
 
 
-def prepare(recordings):
-    """The recordings with their tags as a text source, for --ratio tags=1."""
-    return with_tags(recordings)
+prepare = with_tags      # tags are one more source of text, for --ratio tags=1
 
 
 def build(config, recordings, valid):
@@ -107,10 +104,6 @@ def load(state, path, recordings, valid):
 
 def warm_up(model, recordings, device):
     """Nothing: there is no text tower."""
-
-
-def stage_1_steps(config):
-    return 0
 
 
 def make_targets(model):
@@ -138,11 +131,6 @@ def backward(net, batch, step, model, world):
 
     loss, recall, _ = backward_in_chunks(forward, net, batch, model.config.optim, world)
     return loss, recall, chances(model)[0]
-
-
-def after_step(model):
-    clamp_temperature(model.temperature, model.config.space.temperature_floor)
-    return {"temperature": model.temperature.item()}
 
 
 def validate(model, recordings, step):

@@ -14,8 +14,8 @@ FILES = {path.relative_to(ROOT / "mulan_min").with_suffix("").as_posix(): path f
 SCRIPTS = {name: ROOT / f"{name}.py" for name in ("train", "eval")}
 MODULES = sorted(name for name in FILES if not name.endswith("__"))      # without __init__ and __main__
 # Lines at most, never raised to make room: if something new does not fit, something else gets simpler.
-BOUNDS = {"train.py": 300, "eval.py": 150, "ring 1": 3500, "demo": 1450, "datasets": 900, "mining": 600, "shards": 550, "weights": 600,
-          "companion": 600, "all": 8000}
+BOUNDS = {"train.py": 300, "eval.py": 150, "ring 1": 3500, "demo": 1200, "datasets": 800, "mining": 600, "shards": 500, "weights": 560,
+          "companion": 450, "all": 8000}
 LONGEST_FUNCTION = 120      # lines, in train.py
 
 

@@ -449,11 +449,11 @@ def test_a_classifier_resumes_to_the_bit(small_world, tmp_path, monkeypatch):
     tags(small_world, tmp_path / "part", "--ratio", "aset=1", "--steps", "12")
     def crash():
         raise RuntimeError("power cut")
-    calls, clamp = [], tag_classifier.clamp_temperature
-    monkeypatch.setattr(tag_classifier, "clamp_temperature", lambda *args: (calls.append(1), crash() if len(calls) == 9 else clamp(*args)))
+    calls, clamp = [], contrastive.clamp_temperature
+    monkeypatch.setattr(contrastive, "clamp_temperature", lambda *args: (calls.append(1), crash() if len(calls) == 9 else clamp(*args)))
     with pytest.raises(RuntimeError, match="power cut"):
         tags(small_world, tmp_path / "part", "--ratio", "aset=1", "--overwrite")
-    monkeypatch.setattr(tag_classifier, "clamp_temperature", clamp)
+    monkeypatch.setattr(contrastive, "clamp_temperature", clamp)
     smoke(small_world, tmp_path / "part", "--resume", "--audio", "resnet50")
     assert same(weights(tmp_path / "part"), weights(tmp_path / "whole"))
     state = checkpoint.load(tmp_path / "part" / "best.pt")

@@ -123,18 +123,17 @@ assert torch.allclose(text.norm(dim=1), torch.ones(2)) and torch.allclose(audio.
 # ## 3. A batch
 #
 # Each batch holds SF, LF, PL and ASET pairs as 2 : 2 : 1 : 1, as in the paper. Which recordings and texts form batch *s* is a
-# function of (seed, *s*) alone, so that a resumed run needs no memory of what came before.
+# function of (seed, *s*) alone, so that a resumed run needs no memory of what came before. A recording may occur twice, drawn for
+# two sources; the loss then does not take one of the two pairs for a negative of the other.
 
 # %%
 batches = Batches(train, config, make_targets(model))
-batch, plan = batches[0], batches.sampler.batch(0)
-source_of = {train[index].id: source for source, index in plan}
-for row in range(0, B, B // 6):      # sorted by the length of the text
-    words = tokenizer.decode(batch["tokens"][row].tolist()).replace(" ##", "")
-    print(f"  {source_of[batch['ids'][row]]:4}  {batch['ids'][row]}  {words[:90]}")
-sources = [source for source, _ in plan]
+batch = batches[0]
+for row in range(0, B, B // 6):      # a batch is sorted by the length of its texts
+    print(f"  {batch['ids'][row]}  {tokenizer.decode(batch['tokens'][row].tolist()).replace(' ##', '')[:90]}")
+sources = [source for source, _ in batches.sampler.batch(0)]
+print("sources of the first six pairs:", *sources[:6])
 assert [sources.count(s) for s in ("sf", "lf", "pl", "aset")] == [B // 3, B // 3, B // 6, B // 6]
-assert len(set(batch["ids"])) == B      # no recording twice
 
 # %% [markdown]
 # ## 4. The contrastive loss
@@ -211,7 +210,7 @@ def fit(start, recordings):
                                   weight_decay=optim.weight_decay)
     rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, [optim.lr, optim.text_lr], total_steps=optim.steps, pct_start=0.1)
     for batch in loader(batches, first_step=0, workers=1):
-        loss = cmc_loss(*embed(model, batch), model.temperature)
+        loss = cmc_loss(*embed(model, batch), model.temperature, keys=batch["keys"])
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), optim.clip_norm)

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 from tqdm import tqdm
 
+from mulan_min import tag_classifier
 from mulan_min.companion.extractors import make_extractor
 from mulan_min.config import TOWERS, parse_ratio
 from mulan_min.data import middle_windows, read_clip_window, read_manifest
@@ -28,10 +29,8 @@ from mulan_min.tasks import score_labels
 
 BATCH = 64      # windows at a time in evaluation; our choice
 LEAVES_UNUSED = True      # each stage trains its own modules
-LOG_LINE = ("step {step:5d}  loss {loss:.3f} (chance {chance:.3f})  R@1 {r1:.3f} (chance {r1_chance:.3f})  grad {grad_norm:.2f}  "
-            "{clips_per_s:.0f} clips/s  data wait {wait:.1%}")
-VALID_LINE = ("step {step:5d}  validation: labels, macro AUC {valid_auc:.3f} (chance 0.500)  loss {valid_loss:.3f} (another's tags "
-              "{valid_chance:.3f})")
+LOG_LINE = tag_classifier.LOG_LINE.replace("tau {temperature:.3f}  ", "")
+VALID_LINE = tag_classifier.VALID_LINE + "  loss {valid_loss:.3f} (another's tags {valid_chance:.3f})"
 
 
 def dense(inputs, outputs):

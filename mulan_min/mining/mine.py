@@ -3,7 +3,6 @@
 Rules clean SF, as in the paper, and LF. The learned filter then drops LF sentences that do not describe music (paper).
 Other sources, such as playlist titles (PL) and class labels (ASET), stay as they are.
 """
-import json
 import os
 import shutil
 from collections import Counter, defaultdict
@@ -13,7 +12,7 @@ from tqdm import tqdm
 
 from mulan_min.data import COMPANIONS, read_manifest
 from mulan_min.errors import UserError
-from mulan_min.files import new_folder, write_jsonl, write_text
+from mulan_min.files import new_folder, read_jsonl, write_jsonl, write_text
 from mulan_min.mining.relevance import judge
 from mulan_min.mining.text_rules import RULES_LF, RULES_SF, clean, count_words, drop_if
 from mulan_min.report import format_table
@@ -37,8 +36,7 @@ def mine(folder, out, relevance=None, threshold=0.5, join=False):
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: exists already; delete it or give another OUT")
     read_manifest(folder)       # raises UserError for an invalid manifest
-    lines = (folder / "manifest.jsonl").read_text(encoding="utf-8", errors="replace").split("\n")
-    rows = [json.loads(line) for line in lines if line.strip()]
+    rows = [row for _, row in read_jsonl(folder / "manifest.jsonl")]
     rules, changed, dropped = {"sf": RULES_SF, "lf": RULES_LF}, defaultdict(Counter), []
     if relevance is not None:
         rules["lf"] += (filter_rule(rows, relevance, threshold),)

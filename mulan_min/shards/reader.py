@@ -14,6 +14,7 @@ from pathlib import Path
 from mulan_min import audio
 from mulan_min.data import make_recording
 from mulan_min.errors import UserError
+from mulan_min.files import parse_json
 
 AUDIO = "flac wav ogg oga opus mp3 aif aiff aifc au caf w64 rf64 audio".split()      # `audio`: any other suffix
 SAMPLE_LIMIT, JSON_LIMIT, HEADER_LIMIT = 2**29, 2**20, 2**16      # bytes of a sample, its JSON, a long name; our choice
@@ -157,10 +158,7 @@ def parse_sample(name, parts, sources, split):
     content = next((content for ext, content in parts.items() if ext in AUDIO), None)
     if content is None or len(parts.get("json", bytes(JSON_LIMIT))) >= JSON_LIMIT:
         raise UserError(f"{name}: needs an audio file and a .json below {JSON_LIMIT} bytes, has {printable(', '.join(parts))}")
-    try:
-        row = json.loads(parts["json"])
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{name}: its .json is not JSON ({error})") from None
+    row = parse_json(parts["json"], f"{name}: its .json")
     if not isinstance(row, dict) or not isinstance(row.get("text"), dict):
         raise UserError(f'{name}: its .json must be an object with a "text" like {{"sf": ["..."]}}')
     ident = row["id"] if isinstance(row.get("id"), str) and row["id"] else name

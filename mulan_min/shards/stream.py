@@ -124,8 +124,8 @@ class Reader:
             self.room[source] = len(self.queues[source])
         return True
 
-    def pick(self, source, used, rng):
-        """Takes a random sample out of a source's queue, one whose position is not in `used` where possible. Raises UserError."""
+    def pick(self, source, rng):
+        """Takes a random Recording out of a source's queue. Raises UserError for a source without recordings."""
         queue, epochs = self.queues[source], 0
         while len(queue) < self.room[source] and not (epochs and queue):
             epochs += not self.read_one()
@@ -133,10 +133,7 @@ class Reader:
                 rest = ",".join(f"{name}={share}" for name, share in self.stream.ratio.items() if self.queues[name])
                 raise UserError(f"no '{source}' text in an epoch of this reader, one of {self.stream.world * self.workers}; "
                                 + (f"leave the source out with --ratio {rest}" if rest else self.reason()))
-        while not (fresh := [i for i, sample in enumerate(queue) if sample.position not in used]) and self.spare_reads:
-            self.spare_reads -= 1
-            self.read_one()
-        return queue.pop(fresh[int(rng.integers(len(fresh)))] if fresh else int(rng.integers(len(queue))))
+        return queue.pop(int(rng.integers(len(queue)))).recording
 
     def reason(self):
         return "the first that was left out: " + next(iter(self.skipped.values()), "none, the shards are empty")
@@ -144,13 +141,12 @@ class Reader:
     def batch(self, step):
         """This rank's slice of global batch `step`, see ShardStream."""
         stream, front = self.stream, self.stream.config.front
-        waveforms, texts, recordings, used, self.spare_reads = [], [], [], set(), len(stream.slots)
+        waveforms, texts, recordings = [], [], []
         for slot in stream.slots:
             rng = np.random.default_rng((self.seed, 2, step, slot))
             source = stream.pattern[(step * stream.config.optim.batch_size + slot) % len(stream.pattern)]
             for _ in range(TRIES):
-                position, recording = self.pick(source, used, rng)
-                used.add(position)
+                recording = self.pick(source, rng)
                 try:
                     waveforms.append(read_clip_window(recording, front.seconds, front.sample_rate, rng.random()))
                     break

@@ -617,7 +617,6 @@ def test_every_sample_is_used_once_an_epoch_and_far_from_the_order_of_the_shard(
     counts.update(place[tuple(pointer)] for pointer in cursor["queues"]["sf"])
     assert sum(counts.values()) == cursor["reads"] and len(cursor["queues"]["sf"]) == 15
     assert len(counts) == 48 and set(counts.values()) <= {cursor["epoch"], cursor["epoch"] + 1}
-    assert all(len(set(batch["ids"])) == 8 for batch in batches)
     home = shard_of(packed)
     neighbours = sum(home[a] == home[b] for batch in batches for a, b in zip(batch["ids"], batch["ids"][1:]))
     assert neighbours < 60      # of 210; 140 in the order of the shards
@@ -728,11 +727,9 @@ def test_too_few_shards_missing_sources_and_missing_folders(packed, tmp_path):
             stream(place)
 
 
-def test_a_recording_is_not_twice_in_a_batch_while_there_are_others(packed):
-    for batch in run(stream(packed, batch_size=24, steps=20)):
-        assert len(set(batch["ids"])) == 24
-    for batch in run(stream(packed, batch_size=60, steps=3)):      # more than there are
-        assert len(batch["ids"]) == 60
+def test_a_batch_may_be_larger_than_the_collection(packed):
+    for batch in run(stream(packed, batch_size=60, steps=3)):
+        assert len(batch["ids"]) == 60 and len(batch["keys"].unique()) == len(set(batch["ids"])) < 60
 
 
 def test_the_buffer_is_bounded_in_bytes_too(packed, monkeypatch):
