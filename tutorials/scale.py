@@ -40,7 +40,8 @@ FORMATS = {      # format: MEASURED for 30 s of music with one core, by stream.p
     "Opus, 48 kHz stereo": (14593, 1.4, 1242, 7641, 19), "FLAC, 16 kHz mono": (20771, 26.7, 971, 8539, 553),
     "MP3, 16 kHz mono": (4760, 6.1, 3264, 13397, 382), "Opus, 16 kHz mono": (3511, 2.7, 3660, 13554, 51)}
 PARAMETERS = {"ast": 86_265_728, "resnet50": 23_764_032, "text": 108_990_080}      # see tests/test_scale.py; also the next
-MATRICES, EXCHANGES = 5, 53 * 5      # b x B matrices that the loss keeps; exchanges per step of ResNet-50's 53 synced batch norms
+MATRICES = 4.25      # b x B float32 matrices that the loss keeps; one of them is a mask of a quarter of the bytes
+EXCHANGES = 53 * 5      # per step of ResNet-50's 53 synced batch norms
 WINDOW, SPECTROGRAM = 640e3, 12.6e6      # bytes: 10 s in float32; memory traffic of its spectrogram, as mel.py counts it
 CLIP, MACHINE, WORKERS, AHEAD = 30, 8, 8, 3      # s; GPUs; `workers` of the preset; batches ahead per worker (loader.py)
 GPUS, RATIO = (8, 64, 512), parse_ratio(preset("paper").data.ratio)
