@@ -1,5 +1,5 @@
 """`--objective tags`: the audio tower as a classifier of labels, without any text (paper: the AudioSet pretraining of the audio
-tower, and the end-to-end baseline). Another run may start from it: `--audio-init runs/tags`. Functions as in contrastive.py."""
+tower, and the end-to-end baseline). Another run may start from it: `--audio-init runs/tags`. It has the functions of contrastive.py."""
 from collections import Counter
 from contextlib import nullcontext
 from functools import partial
@@ -87,8 +87,8 @@ prepare = with_tags      # tags are one more source of text, for --ratio tags=1
 
 
 def build(config, recordings, valid):
-    """An untrained TagClassifier. The bias of each label starts at its share of the recordings, so a rare label is rare from the
-    first step. Raises UserError."""
+    """An untrained TagClassifier. Each label's bias starts at the logit of its share of the recordings, so a rare label gets a low
+    probability from the first step. Raises UserError."""
     model = TagClassifier(config, choose_labels(recordings, config))
     measure_prior(model, recordings, valid)
     model.classifier.bias.data = model.label_prior.logit(1e-3)
@@ -103,11 +103,11 @@ def load(state, path, recordings, valid):
 
 
 def warm_up(model, recordings, device):
-    """Nothing: there is no text tower."""
+    """Does nothing, because there is no text tower."""
 
 
 def make_targets(model):
-    """The function that gives a batch its labels, see `data.collate`."""
+    """Returns the function that makes a batch's label table, see `data.collate`."""
     return partial(label_targets, model.labels, parse_ratio(model.config.data.ratio))
 
 
@@ -116,14 +116,14 @@ def label_targets(labels, sources, recordings, texts):
 
 
 def chances(model):
-    """(binary cross entropy, R@1) of a model that knows no more than each label's share of the training recordings."""
+    """(binary cross entropy, R@1) of a model that knows only each label's share of the training recordings."""
     prior = model.label_prior
     return F.binary_cross_entropy(prior, prior).item(), prior.max().item()
 
 
 def backward(net, batch, step, model, world):
-    """As contrastive.backward, with binary cross entropy, the mean over labels. R@1 is the share of the recordings whose highest
-    logit is that of one of their labels."""
+    """Like contrastive.backward. The loss is the binary cross entropy, averaged over the labels. R@1 is the share of recordings
+    whose highest logit belongs to one of their labels."""
     def forward(audio, targets):
         logits = net(audio).float()
         losses = F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(1)
@@ -145,9 +145,9 @@ def validate(model, recordings, step):
 
 
 def backward_in_chunks(forward, net, batch, optim, world):
-    """Gradients of the mean loss over the global batch; clips do not depend on one another, so chunks simply follow one another.
-
-    forward: (audio, targets (b, C)) -> (losses (b,), losses with another recording's labels (b,), logits (b, C)), by `net`.
+    """Adds the gradients of the mean loss over the global batch. The loss of a clip does not depend on other clips, so each chunk is
+    trained by itself. forward calls `net`: (audio, targets (b, C)) -> (losses (b,), losses with another recording's labels (b,),
+    logits (b, C)).
     Returns (loss, R@1, loss with another recording's labels), over all processes.
     """
     audio, targets = audio_of(batch), batch["targets"]
@@ -163,8 +163,8 @@ def backward_in_chunks(forward, net, batch, optim, world):
 
 
 def measure_prior(model, recordings, valid):
-    """Sets model.label_prior (C,), each label's share of the training recordings with text of a source in use. Raises UserError
-    when the validation recordings can judge no label (`valid` is empty on all processes but the first)."""
+    """Sets model.label_prior (C,): each label's share of the training recordings that have text of a source in use. Raises UserError
+    when no label can be evaluated on `valid`, the validation recordings. `valid` is empty on all processes but the first."""
     sources = parse_ratio(model.config.data.ratio)
     model.label_prior = label_table([r for r in recordings if r.text.keys() & sources.keys()], model.labels, sources).mean(0)
     if valid:
@@ -190,7 +190,7 @@ def choose_labels(recordings, config):
 
 
 def judged_labels(truth):
-    """Which labels some but not all of the recordings have: (N, C) -> (C,), all bool. Raises UserError when there are none."""
+    """(N, C) -> (C,), both bool: True for labels on some but not all recordings. Raises UserError when there are none."""
     judged = has_both_classes(truth)
     if not judged.any():
         raise UserError("no label is on some but not all recordings of split 'valid'; put more recordings there")
@@ -198,6 +198,6 @@ def judged_labels(truth):
 
 
 def label_auc(logits, truth):
-    """Macro ROC-AUC over the labels that can be judged: (N, C), (N, C) bool -> float. Raises UserError."""
+    """Macro ROC-AUC over the labels of `judged_labels`: logits (N, C), truth (N, C) bool -> float. Raises UserError."""
     judged = judged_labels(truth)
     return float(metrics.roc_auc(logits[:, judged].numpy(), truth[:, judged].numpy()).mean())
