@@ -209,8 +209,8 @@ def describe(model, batches, objective, device):
     rest = sum(p.numel() for p in model.parameters()) - audio
     rest_name = "bert" if model.tokenizer else f"{len(model.labels)} labels"
     return (f"{model.config.tower.audio} {audio / 1e6:.1f} M + {rest_name} {rest / 1e6:.1f} M parameters on {device} in "
-            f"{optim.precision}; {batches.total or 'an unknown number of'} recordings, {optim.steps} steps of {optim.batch_size} clips; "
-            f"chance loss {objective.chances(model)[0]:.3f}")
+            f"{optim.precision}; {batches.total or 'an unknown number of'} recordings, "
+            f"{optim.steps} steps of {optim.batch_size} clips; chance loss {objective.chances(model)[0]:.3f}")
 
 
 if __name__ == "__main__":

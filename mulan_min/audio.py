@@ -150,9 +150,9 @@ def pad_to(waveform: np.ndarray, samples: int) -> np.ndarray:
 
 
 def cut_windows(waveform: np.ndarray, window_samples: int) -> np.ndarray:
-    """Cuts (samples,) into consecutive windows (n, window_samples) for evaluation, n >= 1 (our choice). The rest at the end becomes a
-    last window that overlaps the one before and ends with the audio. A rest below 1 % of a window, which may come from resampling,
-    is dropped. Only a waveform shorter than one window is padded with zeros."""
+    """Cuts (samples,) into consecutive windows (n, window_samples) for evaluation, n >= 1 (our choice). If samples are left at the
+    end, the last window overlaps the one before it and ends with the audio. Less than 1 % of a window, which may come from
+    resampling, is dropped. Only a waveform shorter than one window is padded with zeros."""
     waveform = pad_to(waveform, window_samples)
     count = max(1, -(-(len(waveform) - window_samples // 100) // window_samples))
     starts = np.minimum(np.arange(count) * window_samples, len(waveform) - window_samples)

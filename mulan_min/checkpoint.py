@@ -58,7 +58,7 @@ def unpickle(path):
     """Reads what torch.save wrote. Raises UserError for a damaged file, and for content other than tensors and plain values.
 
     torch checks neither the checksums nor the sizes that a zip archive states for its members. A flipped bit would change a weight,
-    and a member could claim a size that fills the memory. So both are checked before."""
+    and a member could claim a size that fills the memory. So both are checked first."""
     try:
         with open(path, "rb") as file:
             if file.read(4) == b"PK\3\4":      # a zip archive, which torch.save writes since torch 1.6

@@ -223,7 +223,7 @@ def check(config, source=""):
     if tower.audio in EXTRACTORS and tower.audio_init:
         raise UserError(f"{source}--audio-init does not go with --audio {tower.audio}: leave it out, it has no weights")
     if config.text.text_init and optim.objective != "contrastive":
-        raise UserError(f"{source}--text-init does not go with --objective {optim.objective}: leave it out, this objective reads no text")
+        raise UserError(f"{source}--text-init does not go with --objective {optim.objective}: leave it out, no text is used")
     if config.text.text_init and config.text.vocab:
         raise UserError(f"{source}--vocab does not go with --text-init, whose folder has its tokenizer: leave it out")
     if not 0 < tagger.joint_share < 1:

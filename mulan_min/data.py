@@ -64,7 +64,7 @@ def read_manifest(folder):
 
 
 def parse_row(row, folder, where):
-    """A row of the manifest, a JSON object -> Recording. Raises UserError that begins with `where`."""
+    """A row of the manifest, a JSON object -> Recording. Raises UserError, which begins with `where`."""
     for key, kind in (("id", str), ("audio", str), ("split", str), ("text", dict)):
         if not isinstance(row.get(key), kind) or (kind is str and not row[key]):
             raise UserError(f"{where}: key '{key}' is missing or not a {'text' if kind is str else 'JSON object'}")
@@ -77,8 +77,7 @@ def parse_row(row, folder, where):
 
 
 def make_recording(row, ident, file, split, where):
-    """A Recording with the text, tags, start and duration of a JSON object; `file` is a path or SoundBytes. Raises UserError
-    that begins with `where`."""
+    """`row`, a JSON object, and `file`, a path or SoundBytes -> Recording. Raises UserError, which begins with `where`."""
     for source, texts in row["text"].items():
         if not isinstance(texts, list) or not all(isinstance(t, str) and t.strip() for t in texts):
             raise UserError(f"{where}: text '{source}' must be a list of non-empty texts")
@@ -144,7 +143,8 @@ def collate(waveforms, recordings, texts, make_targets, front_end):
     waveforms, recordings, texts = ([items[i] for i in order] for items in (waveforms, recordings, texts))
     waveforms = torch.from_numpy(np.stack(waveforms))
     ids = [recording.id for recording in recordings]
-    batch = {"ids": ids, "keys": torch.tensor([zlib.crc32(i.encode(errors="backslashreplace")) for i in ids]), **make_targets(recordings, texts)}
+    keys = torch.tensor([zlib.crc32(i.encode(errors="backslashreplace")) for i in ids])
+    batch = {"ids": ids, "keys": keys, **make_targets(recordings, texts)}
     if front_end is None:
         return batch | {"waveforms": waveforms}
     with torch.no_grad():
@@ -226,8 +226,8 @@ def choose_valid(recordings, config, log=print):
         except audio.AudioError as error:
             log(f"left out of validation: {r.id}: {error}")
     if len(chosen) < 2:
-        raise UserError(f"{', '.join(config.data.data + config.data.shards)}: two or more recordings of split 'valid' with text and "
-                        f"readable audio are needed, not {len(chosen)}")
+        raise UserError(f"{', '.join(config.data.data + config.data.shards)}: two or more recordings of split 'valid' with text "
+                        f"and readable audio are needed, not {len(chosen)}")
     return chosen
 
 

@@ -1,7 +1,7 @@
-"""Trains on a batch too large for memory, chunk by chunk, with the gradients of the whole batch: gradient caching (Gao et al. 2021).
+"""Trains on a batch too large for memory in chunks, with the gradients of the whole batch: gradient caching (Gao et al. 2021).
 
-The loss compares every pair with every other pair, so a chunk cannot be trained alone. But the loss needs only the embeddings. First
-all chunks are embedded without a graph. Then the loss and its gradient with respect to the embeddings are computed. Then each chunk
+The loss compares every pair with every other pair, so a chunk cannot be trained alone. But it needs only the embeddings. First all
+chunks are embedded without a graph. Then the loss and its gradient with respect to the embeddings are computed. Then each chunk
 is embedded again, with a graph and the same random numbers, and that gradient is propagated back. This costs one more forward pass.
 
 Batch norm normalises each chunk, which is the same in both passes. Its running statistics are updated only in the second pass. So

@@ -31,12 +31,12 @@ def open_run(typed, device, restarted=False):
 
 
 def new_run(folder, typed, overwrite, device):
-    """Makes a run's folder and returns its Config. Raises UserError when the folder holds a run, or cannot be written to."""
+    """Makes a run's folder and returns its Config. Raises UserError if the folder holds a run, or cannot be written to."""
     config = resolve(typed)
     if config.optim.precision == "auto":
         config.optim.precision = faster_precision(device)
     if (folder / "last.pt").exists() and not overwrite:
-        raise UserError(f"{folder} holds a run already: go on with --resume, choose another --run, or throw it away with --overwrite")
+        raise UserError(f"{folder} holds a run already: go on with --resume, choose another --run, or delete it with --overwrite")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -103,7 +103,8 @@ def log(metrics_file, row):
     except OSError as error:
         with suppress(OSError):
             metrics_file.close()
-        raise UserError(f"{metrics_file.name}: cannot be written ({error.strerror}); the last checkpoint is kept, go on with --resume") from error
+        raise UserError(f"{metrics_file.name}: cannot be written ({error.strerror}); the last checkpoint is kept, "
+                        "go on with --resume") from error
 
 
 class Clock:

@@ -1,5 +1,5 @@
 """`--objective tags`: the audio tower as a classifier of labels, without any text (paper: the AudioSet pretraining of the audio
-tower, and the end-to-end baseline). Another run may start from it: `--audio-init runs/tags`. It has the functions of contrastive.py."""
+tower, and the end-to-end baseline). Another run may start from it: `--audio-init runs/tags`. Functions as in contrastive.py."""
 from collections import Counter
 from contextlib import nullcontext
 from functools import partial
@@ -60,8 +60,8 @@ class TagClassifier(nn.Module):
 
     @torch.inference_mode()
     def embed_text(self, texts):
-        """N of the classifier's labels -> their vectors (N, d) float32 on the CPU, unit rows, so that zero-shot tagging can judge
-        it. Raises MissingData for any other text."""
+        """N of the classifier's labels -> their vectors (N, d) float32 on the CPU, unit rows. So zero-shot tagging can
+        evaluate a classifier too. Raises MissingData for any other text."""
         columns = {label: c for c, label in enumerate(self.labels)}
         texts = check_texts(texts)
         if unknown := [text for text in texts if text not in columns]:
@@ -145,8 +145,8 @@ def validate(model, recordings, step):
 
 
 def backward_in_chunks(forward, net, batch, optim, world):
-    """Adds the gradients of the mean loss over the global batch. The loss of a clip does not depend on other clips, so each chunk is
-    trained by itself. forward calls `net`: (audio, targets (b, C)) -> (losses (b,), losses with another recording's labels (b,),
+    """Adds the gradients of the mean loss over the global batch. The loss of a clip does not depend on other clips, so chunks are
+    independent. forward calls `net`: (audio, targets (b, C)) -> (losses (b,), losses with another recording's labels (b,),
     logits (b, C)).
     Returns (loss, R@1, loss with another recording's labels), over all processes.
     """
@@ -163,8 +163,8 @@ def backward_in_chunks(forward, net, batch, optim, world):
 
 
 def measure_prior(model, recordings, valid):
-    """Sets model.label_prior (C,): each label's share of the training recordings that have text of a source in use. Raises UserError
-    when no label can be evaluated on `valid`, the validation recordings. `valid` is empty on all processes but the first."""
+    """Sets model.label_prior (C,): each label's share of the training recordings that have text of a source in use. Raises
+    UserError when no label can be evaluated on `valid`, the validation recordings (empty on all processes but the first)."""
     sources = parse_ratio(model.config.data.ratio)
     model.label_prior = label_table([r for r in recordings if r.text.keys() & sources.keys()], model.labels, sources).mean(0)
     if valid:
