@@ -129,7 +129,7 @@ class OptimSettings:
                         help="peak learning rate of the audio tower; our choice")
     text_lr: float = setting(1e-4, laptop=2.5e-4, help="peak learning rate of the text tower; our choice")
     warmup: float = setting(0.05, laptop=0.1, high=1, help="share of the steps in which the learning rate rises; our choice")
-    weight_decay: float = setting(0.01, laptop=0.05, help="for matrices, kernels and tables, not norms and biases; our choice")
+    weight_decay: float = setting(0.01, laptop=0.05, help="applied to matrices, kernels, tables, not norms, biases; our choice")
     chunk_size: int = setting(0, help="clips per chunk, for a batch too large for memory (gradcache.py); 0: no chunks; our choice")
     sync_batch_norm: bool = setting(True, help="ResNet-50's batch statistics come from all processes; our choice")
     clip_norm: float = setting(1.0, low=1e-9, help="largest gradient norm; our choice")
@@ -221,7 +221,7 @@ def check(config, source=""):
     if tower.audio in EXTRACTORS and optim.objective != "joint-tags":
         raise UserError(f"{source}--audio {tower.audio} needs --objective joint-tags; MuLan has {' and '.join(TOWERS)}")
     if tower.audio in EXTRACTORS and tower.audio_init:
-        raise UserError(f"{source}--audio-init does not go with --audio {tower.audio}: leave it out, it has no weights")
+        raise UserError(f"{source}--audio-init does not go with --audio {tower.audio}: no weights exist, leave it out")
     if config.text.text_init and optim.objective != "contrastive":
         raise UserError(f"{source}--text-init does not go with --objective {optim.objective}: leave it out, no text is used")
     if config.text.text_init and config.text.vocab:
@@ -229,7 +229,7 @@ def check(config, source=""):
     if not 0 < tagger.joint_share < 1:
         raise UserError(f"{source}--joint-share must be above 0 and below 1; to train without stage 1 use --no-joint")
     if tagger.sinc_length % 2 == 0:
-        raise UserError(f"{source}--sinc-length {tagger.sinc_length} is even: give an odd number, which has a middle sample")
+        raise UserError(f"{source}--sinc-length {tagger.sinc_length} is even: give an odd number, so that one is the middle")
     if data.shards and (data.data or data.shuffle_pairs or optim.objective != "contrastive"):
         raise UserError(f"{source}--shards does not go with --data, --shuffle-pairs or --objective: leave one of them out")
     if not 0 < space.temperature_floor <= space.temperature <= 1:

@@ -38,6 +38,6 @@ def compile_networks(networks, device):
         torch.compile(lambda x: x + 1)(torch.ones(2, device=device))
     except Exception as error:      # torch._dynamo and torch._inductor raise types that change from version to version
         reason = str(error).strip().splitlines()[0][:200]
-        raise UserError(f"--compile does not work here ({reason}): it needs a compiler, on a CPU g++; leave the flag out") from error
+        raise UserError(f"--compile does not work here ({reason}): it needs a compiler (g++ on a CPU); leave it out") from error
     for module, dynamic in networks:
         module.compile(dynamic=dynamic)

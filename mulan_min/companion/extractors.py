@@ -30,8 +30,8 @@ SE_RATIO = 16                         # hidden units per channel (Kim et al., wh
 
 def make_extractor(name, width=128, sample_rate=16000, samples=80000, filters=256, filter_length=2501):
     """Make the extractor `name`: waveform (B, samples) at `sample_rate` Hz -> features (B, 8 width). `filters` and `filter_length`
-    are the number of SincNet's filters and their taps. Raises UserError for an unknown name, for so few `samples` that pooling leaves
-    no frame, and for an even filter_length."""
+    are the number of SincNet's filters and their taps. Raises UserError for an unknown name, for so few `samples` that pooling
+    leaves no frame, and for an even filter_length."""
     if name not in EXTRACTORS:
         raise UserError(f'extractor "{name}" is unknown: use one of {", ".join(EXTRACTORS)}')
     least = (2 ** 5 * 3 ** 2 - 1) * HOP if name == "harmonic-cnn" else 3 ** 10      # 288 frames, 73,472 samples; 59,049 samples
@@ -120,7 +120,7 @@ class HarmonicCNN(nn.Module):
 
     def filters(self) -> Tensor:
         """Filterbank (768, 257). Row 128 h + l is a triangle for harmonic h + 1 of level l: 1 at its centre (h + 1) f0, 0 half a
-        bandwidth away; the bandwidth is (0.1079 centre + 24.7) / Q Hz (paper). A few below 60 Hz contain no FFT bin and are all 0."""
+        bandwidth away; the bandwidth is (0.1079 centre + 24.7) / Q Hz (paper). Some below 60 Hz contain no FFT bin: all 0."""
         like = {"dtype": self.log_q.dtype, "device": self.log_q.device}
         f0 = C1 * 2 ** (torch.arange(LEVELS, **like) / 24)
         centre = torch.outer(torch.arange(1, HARMONICS + 1, **like), f0).reshape(-1, 1)

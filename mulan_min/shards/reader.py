@@ -59,8 +59,8 @@ def printable(name):
 
 
 def members(file, on_skip):
-    """Yields (name, size) of each regular member of an open tar. The file is then at the member's first byte; the caller may read the
-    member or not. on_skip(name, reason) reports links, devices and members with a path to the outside, which are skipped, and an
+    """Yields (name, size) of each regular member of an open tar. The file is then at the member's first byte; the caller need not
+    read it. on_skip(name, reason) reports links, devices and members with a path to the outside, which are skipped, and an
     invalid header, which ends the shard. Python's tarfile would end silently at a damaged header, so this function parses it."""
     length, offset, path = os.fstat(file.fileno()).st_size, 0, None
     while True:

@@ -71,7 +71,7 @@ class Reader:
 
     def __init__(self, stream, worker, workers):
         self.stream, self.worker, self.workers, self.seed = stream, worker, workers, stream.config.optim.seed
-        self.epoch = self.turn = self.sample = self.reads = 0      # turn: index of its shard; sample: the next in it
+        self.epoch = self.turn = self.sample = self.reads = 0      # turn: index of the shard; sample: the next there
         self.queues, self.skipped = {source: [] for source in stream.ratio}, {}
         self.room = dict.fromkeys(stream.ratio, max(1, BUFFER // len(stream.ratio)))
         self.samples = self.walk()
@@ -83,7 +83,7 @@ class Reader:
         self.room = {source: max(1, len(queue)) for source, queue in self.queues.items()}
 
     def walk(self):
-        """Yields samples without end, and None after each epoch. Each epoch distributes the shards to the readers in a new order."""
+        """Yields samples without end, and None after each epoch. The readers get other shards, in a new order, in each epoch."""
         stream, readers = self.stream, self.stream.world * self.workers
         while True:
             order = np.random.default_rng((self.seed, 3, self.epoch)).permutation(len(stream.paths))
