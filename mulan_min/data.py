@@ -202,8 +202,8 @@ class Batches(Dataset):
         depend on what this worker has read before."""
         front, members = self.config.front, self.sampler.members[source]
         first = int(np.searchsorted(members, index))
-        for turn in range(len(members)):
-            recording = self.recordings[members[(first + turn) % len(members)]]
+        for offset in range(len(members)):
+            recording = self.recordings[members[(first + offset) % len(members)]]
             try:
                 return read_clip_window(recording, front.seconds, front.sample_rate, position), recording
             except audio.AudioError as error:

@@ -14,7 +14,7 @@ from mulan_min.errors import UserError
 
 def ratio_pattern(ratio):
     """{"sf": 2, "lf": 2, "pl": 1, "aset": 1} -> [sf lf pl aset sf lf]: interleaved, so that a small batch has every source too."""
-    return [source for turn in range(max(ratio.values())) for source in ratio if turn < ratio[source]]
+    return [source for cycle in range(max(ratio.values())) for source in ratio if cycle < ratio[source]]
 
 
 class Sampler:
@@ -48,8 +48,8 @@ class Sampler:
 
     def slot(self, i):
         """Slot i of the endless sequence -> (source, recording index)."""
-        turn, position = divmod(i, len(self.pattern))
+        cycle, position = divmod(i, len(self.pattern))
         source = self.pattern[position]
-        k = turn * self.ratio[source] + self.pattern[:position].count(source)      # number of earlier slots of this source
+        k = cycle * self.ratio[source] + self.pattern[:position].count(source)      # number of earlier slots of this source
         epoch, position = divmod(k, len(self.members[source]))
         return source, int(self.order(source, epoch)[position])

@@ -174,18 +174,18 @@ def measure_prior(model, recordings, valid):
 def choose_labels(recordings, config):
     """The labels on --label-recordings or more recordings, in alphabetical order; with --label-set only those of that set. Raises
     UserError when there are none."""
-    sources, least = parse_ratio(config.data.ratio), config.data.label_recordings
+    sources, minimum = parse_ratio(config.data.ratio), config.data.label_recordings
     counts = Counter(label for recording in recordings for label in labels_of(recording, sources))
     if name := config.tagger.label_set:
         sets = [read_labels(folder) for folder in config.data.data]
         if not all(name in known for known in sets):
             raise UserError(f"--label-set {name} is not in labels.json of each --data; there are {', '.join(map(', '.join, sets))}")
         counts = Counter({label: counts[label] for known in sets for label in known[name]})
-    labels = sorted(label for label, count in counts.items() if count >= least)
+    labels = sorted(label for label, count in counts.items() if count >= minimum)
     if not labels:
-        raise UserError(f"none of {len(counts)} labels in --ratio {config.data.ratio} is on {least} or more training recordings: "
+        raise UserError(f"none of {len(counts)} labels in --ratio {config.data.ratio} is on {minimum} or more training recordings: "
                         "lower --label-recordings, or name another source of labels")
-    print0(f"{len(labels)} labels are on {least} or more recordings, {len(counts) - len(labels)} others are left out")
+    print0(f"{len(labels)} labels are on {minimum} or more recordings, {len(counts) - len(labels)} others are left out")
     return labels
 
 

@@ -34,10 +34,10 @@ def make_extractor(name, width=128, sample_rate=16000, samples=80000, filters=25
     leaves no frame, and for an even filter_length."""
     if name not in EXTRACTORS:
         raise UserError(f'extractor "{name}" is unknown: use one of {", ".join(EXTRACTORS)}')
-    least = (2 ** 5 * 3 ** 2 - 1) * HOP if name == "harmonic-cnn" else 3 ** 10      # 288 frames, 73,472 samples; 59,049 samples
-    if samples < least:
-        raise UserError(f"windows of {samples} samples are too short for {name}, whose pooling needs {least}: "
-                        f"give --seconds {math.ceil(100 * least / sample_rate) / 100:g} or more")
+    minimum = (2 ** 5 * 3 ** 2 - 1) * HOP if name == "harmonic-cnn" else 3 ** 10      # 288 frames, 73,472 samples; 59,049 samples
+    if samples < minimum:
+        raise UserError(f"windows of {samples} samples are too short for {name}, whose pooling needs {minimum}: "
+                        f"give --seconds {math.ceil(100 * minimum / sample_rate) / 100:g} or more")
     if name == "harmonic-cnn":
         return HarmonicCNN(width, sample_rate)
     if name == "sincnet":
@@ -121,11 +121,11 @@ class HarmonicCNN(nn.Module):
     def filters(self) -> Tensor:
         """Filterbank (768, 257). Row 128 h + l is a triangle for harmonic h + 1 of level l: 1 at its centre (h + 1) f0, 0 half a
         bandwidth away; the bandwidth is (0.1079 centre + 24.7) / Q Hz (paper). Some below 60 Hz contain no FFT bin: all 0."""
-        like = {"dtype": self.log_q.dtype, "device": self.log_q.device}
-        f0 = C1 * 2 ** (torch.arange(LEVELS, **like) / 24)
-        centre = torch.outer(torch.arange(1, HARMONICS + 1, **like), f0).reshape(-1, 1)
+        options = {"dtype": self.log_q.dtype, "device": self.log_q.device}
+        f0 = C1 * 2 ** (torch.arange(LEVELS, **options) / 24)
+        centre = torch.outer(torch.arange(1, HARMONICS + 1, **options), f0).reshape(-1, 1)
         half_bandwidth = (0.1079 * centre + 24.7) / (2 * self.log_q.exp())
-        bins = torch.arange(FFT // 2 + 1, **like) * (self.sample_rate / FFT)      # Hz
+        bins = torch.arange(FFT // 2 + 1, **options) * (self.sample_rate / FFT)      # Hz
         return (1 - (bins - centre).abs() / half_bandwidth).clamp_min(0)
 
     def harmonics(self, power: Tensor) -> Tensor:

@@ -82,9 +82,9 @@ class JointTagger(nn.Module):
         self.encode = nn.Sequential(dense(len(labels), width), dense(width, width))
         self.decode = nn.Sequential(dense(width, width), nn.Linear(width, len(labels)))
         self.project = nn.Sequential(dense(self.audio.width, width), dense(width, width))
-        wide = tagger.classifier_width
-        self.classify = nn.Sequential(dense(self.audio.width, wide), dense(wide, wide), nn.Dropout(tagger.tag_dropout),
-                                      nn.Linear(wide, len(labels)))
+        hidden = tagger.classifier_width
+        self.classify = nn.Sequential(dense(self.audio.width, hidden), dense(hidden, hidden), nn.Dropout(tagger.tag_dropout),
+                                      nn.Linear(hidden, len(labels)))
 
     def forward(self, audio, targets, in_stage_1):
         """audio: what the extractor takes; targets (B, C) of 0 and 1 -> (losses (B,), the losses with the tags of the previous

@@ -65,9 +65,9 @@ def from_publisher(tensors, layout, rules, path):
 
 def require_sizes(tower, path, **sizes):
     """Raises UserError unless the run's audio settings equal `sizes`, which are the sizes of the file."""
-    if wrong := {name: value for name, value in sizes.items() if getattr(tower, name) != value}:
-        current = ", ".join(f"{name} {getattr(tower, name)}" for name in wrong)
-        raise UserError(f"{path}: the run has {current}; type {as_flags(wrong)}, or use --preset paper")
+    if different := {name: value for name, value in sizes.items() if getattr(tower, name) != value}:
+        current = ", ".join(f"{name} {getattr(tower, name)}" for name in different)
+        raise UserError(f"{path}: the run has {current}; type {as_flags(different)}, or use --preset paper")
 
 
 def fit_resnet(model, tensors, kernel, path, report, file_config):

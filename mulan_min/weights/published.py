@@ -108,9 +108,9 @@ def copy_into(module, tensors, path, report):
     for names, problem in ((expected.keys() - tensors.keys(), "missing"), (tensors.keys() - expected.keys(), "not in our model")):
         if names:
             raise UserError(f"{path}: {summarise(sorted(names))} (our name) {problem}; is the file damaged, or of another size?")
-    if wrong := [f"{name} {describe(tensors[name])} instead of {describe(x)}" for name, x in expected.items()
-                 if describe(tensors[name]) != describe(x)]:
-        raise UserError(f"{path}: {summarise(wrong)} (our name); give the run the sizes of the file")
+    if mismatched := [f"{name} {describe(tensors[name])} instead of {describe(x)}" for name, x in expected.items()
+                      if describe(tensors[name]) != describe(x)]:
+        raise UserError(f"{path}: {summarise(mismatched)} (our name); give the run the sizes of the file")
     module.load_state_dict(tensors)
     return [*report, f"loaded    {len(tensors)} tensors, {sum(x.numel() for x in tensors.values()):,} numbers"]
 
