@@ -268,7 +268,8 @@ for values, name in ((positive, "own text"), (negative, "another's text")):
 axes[2].set(title=f"after training, {len(after)} batches", xlabel="logit", ylabel="density")
 axes[2].legend()
 plt.show()
-print(f"own text {positive.mean():+.2f}, another's {negative.mean():+.2f}; before {before[own].mean():+.2f}, {before[~own].mean():+.2f}")
+print(f"own text {positive.mean():+.2f}, another's {negative.mean():+.2f}; "
+      f"before {before[own].mean():+.2f}, {before[~own].mean():+.2f}")
 assert abs(before).max() < 1 and positive.mean() > before[own].mean() + (0.1 if FAST else 0.5)
 
 # %% [markdown]
