@@ -31,7 +31,7 @@ def main(argv=None):
     args = parse(argv)
     if args.text_encoder:
         model = TextEncoder(args.text_encoder, args.pool or "mean")
-        name = "-".join(Path(args.text_encoder).resolve().parts[-2:])  # two parts: often the folder is just called "model"
+        name = "-".join(Path(args.text_encoder).resolve().parts[-2:])  # two parts, as the folder itself is often called "model"
         run = Path("runs") / f"{name}-{model.pool}"
         print("\n".join(model.report))
     else:
@@ -64,12 +64,12 @@ def main(argv=None):
 
 
 def parse(argv):
-    """The command line as a namespace. Raises UserError for a wrong value and for options that do not go together."""
+    """The command line as a namespace. Raises UserError for a wrong value and for options that cannot be combined."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--task", default="all", help=", ".join(TASKS) + " or all [all]")
     parser.add_argument("--run", metavar="DIR", help="run folder or checkpoint file [the newest under runs/]")
     parser.add_argument("--data", metavar="DIR", action="append", help="collection; may be repeated [those of the run]")
-    parser.add_argument("--ontology", metavar="FILE", help="AudioSet's ontology.json: its triplets replace a collection's")
+    parser.add_argument("--ontology", metavar="FILE", help="AudioSet's ontology.json: use its triplets instead of a collection's")
     parser.add_argument("--text-encoder", metavar="DIR", help="evaluate this BERT instead of a run; results go below runs/")
     parser.add_argument("--pool", help="how --text-encoder makes one vector: mean (SBERT) or cls (SimCSE) [mean]")
     parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap intervals [0]")
@@ -90,7 +90,7 @@ def parse(argv):
 
 
 def load_run(run):
-    """The model of a run folder or checkpoint file, whatever its objective, in eval mode. Raises UserError."""
+    """Loads the model of a run folder or checkpoint file, of any objective, in eval mode. Raises UserError."""
     path = checkpoint.best_of(run)
     state = checkpoint.load(path)
     return MODELS.get(checkpoint.objective_of(state), MuLan).from_state(state, path).to(default_device()).eval()
@@ -105,12 +105,12 @@ def newest_run(root):
 
 
 def task_names(task, model, run):
-    """The tasks to run. A joint tagger reads no text, so autotag is its only task, and only it has this task."""
+    """The names of the tasks to run. A joint tagger reads no text, so autotag is its only task; other models do not have it."""
     joint = isinstance(model, JointTagger)
     if task == "all":
         return [name for name in TASKS if (name == "autotag") == joint]
     if joint and task != "autotag":
-        raise UserError(f"{run}: a run of --objective joint-tags has --task autotag alone")
+        raise UserError(f"{run}: a run of --objective joint-tags needs --task autotag")
     return [task]
 
 

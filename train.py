@@ -9,7 +9,7 @@ import os
 import sys
 from pathlib import Path
 
-# Before torch: by default its threads spin while they wait, on cores that the process which reads audio needs.
+# This must come before `import torch`: by default its waiting threads occupy cores that the process which reads audio needs.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import torch
@@ -30,20 +30,20 @@ from mulan_min.shards.stream import ShardStream
 from mulan_min.weights.start import init_towers, sizes_as_flags
 
 OBJECTIVES = {"contrastive": contrastive, "tags": tag_classifier, "joint-tags": joint_tagger}
-WORD_RECORDINGS = 10_000      # so many recordings of a stream teach the vocabulary and the text warm-up; our choice
+WORD_RECORDINGS = 10_000      # recordings of a stream from which the vocabulary and the text warm-up learn; our choice
 
 
 @worker_errors()
 @distributed.rank_errors()
 def main(argv=None):
-    """Trains with the settings in argv, a list of flags; -> the model. Raises UserError."""
+    """Trains with the settings in argv, a list of flags. Returns the model. Raises UserError."""
     typed = parse(argv)
     rank, world, device = distributed.start()
     folder, config, state = run_folder.open_run(typed, device, distributed.restarted(device))
     config.optim.precision = distributed.broadcast_object(config.optim.precision)
     optim, objective = config.optim, OBJECTIVES[config.optim.objective]
 
-    # Data. The first process alone validates, logs and saves.
+    # Data. Only the first process validates, logs and saves.
     recordings, valid = map(objective.prepare, read_recordings(config, rank))
     valid = [] if rank else choose_valid(valid, config, print0)
     if config.data.shuffle_pairs:
@@ -65,9 +65,9 @@ def main(argv=None):
     front_end = getattr(model.audio, "spectrogram", None) if device.type == "cpu" else None
     if front_end:
         torch.set_num_threads(min(torch.get_num_threads(), max(1, os.cpu_count() - config.data.reader_cores)))
-    cursors = state["cursors"][min(rank, len(state["cursors"]) - 1)] if state else {}      # worker: where it goes on
-    how = config, objective.make_targets(model), rank, world, front_end
-    batches = ShardStream(config.data.shards, *how, cursors) if config.data.shards else Batches(recordings, *how)
+    cursors = state["cursors"][min(rank, len(state["cursors"]) - 1)] if state else {}      # {worker: its position}
+    arguments = config, objective.make_targets(model), rank, world, front_end
+    batches = ShardStream(config.data.shards, *arguments, cursors) if config.data.shards else Batches(recordings, *arguments)
     if not state:
         objective.warm_up(model, recordings, device)
 
@@ -110,7 +110,7 @@ def main(argv=None):
             check_skipped(skipped, batches.total or max(WORD_RECORDINGS, (step + 1) * optim.batch_size))
             cursors[batch["cursor"]["worker"]] = batch["cursor"]
 
-            # One step. The random state (dropout, masks) is a function of the seed and the step, as the batch is.
+            # One step. The random state (dropout, masks) depends only on the seed, the step and the process, as the batch does.
             torch.manual_seed((optim.seed * 1_000_003 + step) * world + rank)
             for group in optimizer.param_groups:
                 group["lr"] = group["max_lr"] * schedule(step, optim, stage_1)
@@ -136,7 +136,7 @@ def main(argv=None):
                 with clock.paused():
                     row = distributed.broadcast_object(None if rank else {"step": step, **objective.validate(model, valid, step)})
                     run_folder.log(metrics_file, row)
-                    better = step > stage_1 and row["valid_auc"] > best      # a first stage has no model to use yet
+                    better = step > stage_1 and row["valid_auc"] > best      # in a first stage the model is not usable yet
                     print0(objective.VALID_LINE.format(**row) + ("  best so far" if better else ""))
                     if better:
                         best = row["valid_auc"]
@@ -146,7 +146,7 @@ def main(argv=None):
             save("last.pt")
             print0(f"stopped after step {step}, saved {folder / 'last.pt'}; go on with --resume --run {folder}")
     metrics_file.close()
-    del net      # before stop(), which says why
+    del net      # must come before stop(), whose docstring gives the reason
     distributed.stop()
     if step == optim.steps:
         print0(f"done, {clock.seconds():.0f} s of training steps, best validation AUC {best:.3f}, {len(skipped)} recordings left "
@@ -155,18 +155,18 @@ def main(argv=None):
 
 
 def parse(argv):
-    """{flag: value} of the flags in argv. The sizes of a --text-init folder count as typed, unless a run is resumed."""
+    """Returns {flag: value} of the flags in argv. The sizes of a --text-init folder are added to them, unless a run is resumed."""
     p = parser(__doc__)
     p.add_argument("--run", metavar="DIR", help="run folder [runs/AUDIO]")
-    p.add_argument("--resume", action="store_true", help="go on exactly where the run stopped, with its own settings")
-    p.add_argument("--overwrite", action="store_true", help="throw away what the run folder holds")
+    p.add_argument("--resume", action="store_true", help="continue exactly where the run stopped, with the settings of that run")
+    p.add_argument("--overwrite", action="store_true", help="delete the run that the folder holds, and start a new one")
     typed = vars(p.parse_args(argv))
     return typed | (sizes_as_flags(typed) if typed.get("text_init") and "resume" not in typed else {})
 
 
 def read_recordings(config, rank):
-    """-> (training recordings, validation recordings): of the demo world, which the first process makes if need be, of the
-    user's manifests, or of a stream's first shards, enough to learn words from and to validate with. Raises UserError."""
+    """Returns (training recordings, validation recordings). They come from the demo world, which the first process makes if it does
+    not exist, from the user's manifests, or from the first shards of a stream. Raises UserError."""
     data = config.data
     if data.shards:
         sources = parse_ratio(data.ratio)
@@ -175,7 +175,7 @@ def read_recordings(config, rank):
     if not data.data:
         world = Path(f"data/demo-{data.demo_recordings}")
         data.data = [str(world if rank else make_world(world, recordings=data.demo_recordings))]
-        distributed.broadcast_object(None)      # the others wait until it is there
+        distributed.broadcast_object(None)      # the other processes wait here until the demo world exists
     return [read_collection(data.data, split) for split in ("train", "valid")]
 
 
@@ -193,8 +193,8 @@ def make_optimizer(model, optim):
 
 
 def schedule(step, optim, stage_1=0):
-    """Share of the maximal learning rate at `step`: a linear warm-up, then half a cosine down to zero. A first stage of `stage_1`
-    steps has a schedule of its own."""
+    """The share of the maximal learning rate at `step`: a linear warm-up, then half a cosine down to zero. A first stage of
+    `stage_1` steps has its own schedule of this shape."""
     steps = stage_1 if step < stage_1 else optim.steps - stage_1
     step = step if step < stage_1 else step - stage_1
     warm = max(1, round(optim.warmup * steps))
@@ -204,13 +204,13 @@ def schedule(step, optim, stage_1=0):
 
 
 def describe(model, batches, objective, device):
-    """The line before the first step: sizes, device, data, and the loss of a model that has learned nothing."""
+    """The line that is printed before the first step: sizes, device, data, and the loss of a model that has learned nothing."""
     optim, audio = model.config.optim, sum(p.numel() for p in model.audio.parameters())
     rest = sum(p.numel() for p in model.parameters()) - audio
-    reads = "bert" if model.tokenizer else f"{len(model.labels)} labels"
-    return (f"{model.config.tower.audio} {audio / 1e6:.1f} M + {reads} {rest / 1e6:.1f} M parameters on {device} in {optim.precision}; "
-            f"{batches.total or 'an unknown number of'} recordings, {optim.steps} steps of {optim.batch_size} clips; "
-            f"chance loss {objective.chances(model)[0]:.3f}")
+    rest_name = "bert" if model.tokenizer else f"{len(model.labels)} labels"
+    return (f"{model.config.tower.audio} {audio / 1e6:.1f} M + {rest_name} {rest / 1e6:.1f} M parameters on {device} in "
+            f"{optim.precision}; {batches.total or 'an unknown number of'} recordings, "
+            f"{optim.steps} steps of {optim.batch_size} clips; chance loss {objective.chances(model)[0]:.3f}")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ __all__ = ["MuLan"]
 
 
 def __getattr__(name):
-    """`from mulan_min import MuLan` loads torch only now: the processes that render the demo world do without."""
+    """`from mulan_min import MuLan` loads torch only here, because the processes that render the demo world do not need it."""
     if name == "MuLan":
         from mulan_min.mulan import MuLan
         return MuLan

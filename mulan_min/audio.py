@@ -12,10 +12,10 @@ from scipy import signal
 from mulan_min.errors import UserError
 
 SHORTEST = 0.1  # s; shorter files are not recordings (our choice)
-LOWEST_RATE, HIGHEST_RATE = 4000, 400_000  # Hz; to resample from a damaged header's rate could fill the memory (our choice)
-MAX_SAMPLES_PER_BYTE = 1024  # of all channels; FLAC reaches 600 with silence, a damaged header claims any number (our choice)
-# Frames decoded before the window and thrown away. After a seek MP3 lacks bits that it stored in earlier frames, and Opus lacks its
-# predictions; Opus is then exact to about 60 dB below the signal.
+LOWEST_RATE, HIGHEST_RATE = 4000, 400_000  # Hz; a rate from a damaged header could fill the memory (our choice)
+MAX_SAMPLES_PER_BYTE = 1024  # over all channels; FLAC reaches 600 for silence, a damaged header may state more (our choice)
+# Frames decoded before the window and thrown away: after a seek, an MP3 decoder lacks bits from earlier frames, and an Opus decoder
+# lacks its predictions. With these frames, the error of Opus is about 60 dB below the signal.
 PRE_ROLL = 8192
 
 
@@ -39,7 +39,7 @@ class SoundBytes(io.BytesIO):
 
 def open_audio(path) -> soundfile.SoundFile:
     """Opens a path, or SoundBytes, for reading. Raises AudioError for a file that is missing, not a regular file, unreadable,
-    empty, not audio, or shorter than 0.1 s, and for a header that cannot be true."""
+    empty, not audio, or shorter than 0.1 s, and for a header with impossible values."""
     try:
         if isinstance(path, SoundBytes):
             source, size = path, len(path.content)
@@ -48,7 +48,7 @@ def open_audio(path) -> soundfile.SoundFile:
             size = os.stat(path).st_size
             if not os.path.isfile(path):  # opening a pipe would wait for its writer
                 raise AudioError(f"{path}: not a file, but a directory, a pipe or a device")
-            open(path, "rb").close()  # libsndfile does not say that a permission is missing
+            open(path, "rb").close()  # libsndfile does not report a missing permission
             source = os.fsencode(path) if os.name == "posix" else os.fspath(path)  # names on POSIX need not be UTF-8
         file = soundfile.SoundFile(source)
     except (OSError, ValueError) as error:  # missing, no permission; ValueError: the name contains a zero byte
@@ -58,7 +58,7 @@ def open_audio(path) -> soundfile.SoundFile:
         raise AudioError(f"{path}: {f'not audio that libsndfile can read ({reason})' if size else 'the file is empty'}") from None
     problem = f"less than {SHORTEST} s" if file.frames < SHORTEST * file.samplerate else None
     if not LOWEST_RATE <= file.samplerate <= HIGHEST_RATE:
-        problem = f"no rate of sound, which is {LOWEST_RATE} to {HIGHEST_RATE} Hz"
+        problem = f"not a sample rate of audio ({LOWEST_RATE} to {HIGHEST_RATE} Hz)"
     elif file.frames * file.channels > MAX_SAMPLES_PER_BYTE * size:
         problem = f"more than {size} bytes can hold"
     if problem:
@@ -74,7 +74,7 @@ def duration(path) -> float:
 
 
 def _is_truncated(path, file: soundfile.SoundFile) -> bool:
-    """True if a WAV or Ogg file has lost its end. Of such files libsndfile reports only the length that is left."""
+    """True if the end of a WAV or Ogg file is missing. For such a file libsndfile reports only the length that is left."""
     if file.format == "OGG":
         with io.BytesIO(path.content) if isinstance(path, SoundBytes) else open(path, "rb") as source:
             source.seek(max(0, source.seek(0, io.SEEK_END) - 65536))  # an Ogg page is at most 65307 bytes
@@ -87,8 +87,8 @@ def _is_truncated(path, file: soundfile.SoundFile) -> bool:
 
 
 def _decode(path, file: soundfile.SoundFile, first: int, last: int) -> np.ndarray:
-    """Frames first..last of the file as mono float32 (at most last - first,). The header must say that they exist."""
-    # libvorbis seeks a few hundred samples wrong inside the last page of an Ogg file: start before that page
+    """Frames first..last of the file as mono float32 (at most last - first,). They must exist according to the header."""
+    # inside the last page of an Ogg file, libvorbis seeks to a wrong frame, some hundreds away: start before that page
     begin = max(0, min(first - PRE_ROLL, file.frames - 2 * file.samplerate))
     try:
         file.seek(begin)
@@ -117,10 +117,10 @@ def read_window(path, start=0.0, seconds=None, sample_rate=16000) -> np.ndarray:
     """Reads `seconds` of audio from `start` (None: to the end): mono float32 (round(seconds * sample_rate),), or fewer samples
     where the file ends earlier; pad_to adds zeros.
 
-    Reads WAV, FLAC, Ogg Vorbis, Opus, MP3 and all else that libsndfile reads, of any rate and number of channels; channels are
-    averaged. Only the window is decoded, with a margin, so that the result equals this window of the whole file resampled.
-    Raises AudioError as open_audio does, and for a truncated file, NaN or infinite samples, or a `start` outside of the file. An
-    MP3 of variable bit rate without a Xing header may seem truncated, because libsndfile estimates its length.
+    Reads WAV, FLAC, Ogg Vorbis, Opus, MP3 and everything else that libsndfile reads, with any sample rate and number of channels.
+    The channels are averaged. Only the window and a margin are decoded, but the result is the same as when the whole file is
+    resampled and then cut. Raises AudioError as open_audio does, and for a truncated file, NaN or infinite samples, or a `start`
+    outside of it. An MP3 of variable bit rate without a Xing header may seem truncated: libsndfile estimates its length.
     """
     with open_audio(path) as file:
         rate, length = file.samplerate, file.frames
@@ -150,9 +150,9 @@ def pad_to(waveform: np.ndarray, samples: int) -> np.ndarray:
 
 
 def cut_windows(waveform: np.ndarray, window_samples: int) -> np.ndarray:
-    """Cuts (samples,) into consecutive windows (n, window_samples) for evaluation, n >= 1 (our choice). The rest at the end becomes a
-    last window that overlaps the one before and ends with the audio. A rest below 1 % of a window, which may come from resampling,
-    is dropped. Only a waveform shorter than one window is padded with zeros."""
+    """Cuts (samples,) into consecutive windows (n, window_samples) for evaluation, n >= 1 (our choice). If samples are left at the
+    end, the last window overlaps the one before it and ends with the audio. Less than 1 % of a window, which may come from
+    resampling, is dropped. Only a waveform shorter than one window is padded with zeros."""
     waveform = pad_to(waveform, window_samples)
     count = max(1, -(-(len(waveform) - window_samples // 100) // window_samples))
     starts = np.minimum(np.arange(count) * window_samples, len(waveform) - window_samples)

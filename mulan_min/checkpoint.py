@@ -58,7 +58,7 @@ def unpickle(path):
     """Reads what torch.save wrote. Raises UserError for a damaged file, and for content other than tensors and plain values.
 
     torch checks neither the checksums nor the sizes that a zip archive states for its members. A flipped bit would change a weight,
-    and a member could claim a size that fills the memory. So both are checked before."""
+    and a member could claim a size that fills the memory. So both are checked first."""
     try:
         with open(path, "rb") as file:
             if file.read(4) == b"PK\3\4":      # a zip archive, which torch.save writes since torch 1.6
@@ -78,7 +78,7 @@ def unpickle(path):
 
 
 def objective_of(state):
-    """The --objective of a checkpoint's state. Without one it is "contrastive": loading the state as a MuLan reports the error."""
+    """The --objective of a checkpoint's state. If it has none, "contrastive": loading it as a MuLan then reports the error."""
     try:
         return str(state["config"]["optim"]["objective"])
     except (KeyError, TypeError):
@@ -86,8 +86,8 @@ def objective_of(state):
 
 
 def best_of(run):
-    """The checkpoint file of a run folder to evaluate: best.pt, or last.pt before the first validation, or mulan.safetensors,
-    which `mulan_min.weights` writes. `run` may also be a file, which is returned. Raises UserError when there is none."""
+    """The file in a run folder to evaluate: best.pt, or last.pt before the first validation, or mulan.safetensors, which
+    `mulan_min.weights` writes. If `run` is a file, it is returned. Raises UserError when there is none."""
     for file in (Path(run), *(Path(run) / name for name in RUN_FILES)):
         if file.is_file():
             return file

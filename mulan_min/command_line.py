@@ -1,4 +1,4 @@
-"""The scripts' command lines: one flag for every setting, and one line for every error of the user's."""
+"""The command lines of the scripts. Each setting has a flag. An error that the user can correct is printed as one line."""
 import argparse
 import os
 import signal
@@ -31,7 +31,7 @@ def parser(description):
 
 
 def run_script(main):
-    """Runs main(argv). A UserError, or a refusal of the operating system, becomes one line on stderr and exit code 2."""
+    """Runs main(argv). A UserError or an OSError becomes one line on stderr and exit code 2."""
     try:
         main(sys.argv[1:])
     except BrokenPipeError:          # `python eval.py | head`
@@ -39,13 +39,13 @@ def run_script(main):
     except (UserError, OSError) as error:      # OSError names the file: no permission, a name too long, a full disk
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:        # outside of the training loop; inside, train.py saves a checkpoint
+    except KeyboardInterrupt:        # outside of the training loop; inside it, train.py saves a checkpoint
         print("stopped", file=sys.stderr)
         sys.exit(130)
 
 
 def print0(text, every_rank=False):
-    """Prints above the progress bar, from rank 0 alone unless `every_rank`. A name may hold characters that UTF-8 cannot encode."""
+    """Prints above the progress bar, on rank 0 only unless `every_rank`. Characters that UTF-8 cannot encode are escaped."""
     if os.environ.get("RANK", "0") == "0" or every_rank:
         tqdm.write(str(text).encode(errors="backslashreplace").decode(), file=sys.stdout)
         sys.stdout.flush()
@@ -53,7 +53,7 @@ def print0(text, every_rank=False):
 
 @contextmanager
 def stop_requested():
-    """with stop_requested() as stop: Ctrl-C and SIGTERM set the event `stop`, so the training loop can finish its step and save."""
+    """Inside `with stop_requested() as stop`, Ctrl-C and SIGTERM set the event `stop`. So the training loop can finish its step."""
     stop, before = threading.Event(), {}
     if threading.current_thread() is threading.main_thread():      # Python allows signal handlers only there
         before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -14,13 +14,13 @@ TOWERS = ("ast", "resnet50")
 WAVE_EXTRACTORS = ("sample-cnn", "sample-cnn-se", "sample-cnn-res", "sample-cnn-res-se", "sincnet")
 EXTRACTORS = ("harmonic-cnn", *WAVE_EXTRACTORS)      # of the companion paper, for --objective joint-tags
 DIALECTS = ("slaney", "kaldi")
-UNBOUNDED = 1e15              # the bound of settings without one of their own; larger numbers come from damaged files
+UNBOUNDED = 1e15              # the upper bound of settings that state none; larger numbers come from damaged files
 MAX_ELEMENTS = 2**24          # samples in a window, and numbers in a filterbank; more would fill the memory
 
 
 def setting(paper, laptop=None, smoke=None, help="", low=0, high=UNBOUNDED, choices=None):
-    """A field with one value per preset; laptop defaults to the paper's value, smoke to the laptop's. Numbers are within
-    low..high; texts are one of `choices`, if given."""
+    """A field with one value per preset; laptop defaults to the paper's value, smoke to the laptop's. Numbers must be within
+    low..high. Texts must be one of `choices`, if given."""
     laptop = paper if laptop is None else laptop
     smoke = laptop if smoke is None else smoke
     return field(default=None, metadata={"paper": paper, "laptop": laptop, "smoke": smoke, "help": help, "low": low, "high": high,
@@ -40,7 +40,7 @@ class FrontEndSettings:
     mel_mean: float = setting({"ast": -4.2677393, "resnet50": -0.75}, laptop={"ast": -0.5, "resnet50": 0.6}, low=-UNBOUNDED,
                               help="mean of the log-mel spectrogram; AST's on AudioSet, others measured on the demo world")
     mel_std: float = setting({"ast": 4.5689974, "resnet50": 3.5}, laptop=3.5, low=1e-6,
-                             help="its standard deviation; AST's on AudioSet, others measured on the demo world")
+                             help="standard deviation of the log-mel; AST's on AudioSet, others measured on the demo world")
     freq_mask: int = setting({"ast": 48, "resnet50": 16}, laptop={"ast": 24, "resnet50": 8}, smoke=8,
                              help="largest SpecAugment mask in mel bands; AST, for ResNet-50 our choice")
     time_mask: int = setting(192, laptop=30, help="largest SpecAugment mask in frames; AST, for ResNet-50 our choice")
@@ -73,9 +73,9 @@ class TextSettings:
     vocab: str = setting("", help="vocab.txt or tokenizer.json; default: trained on the training texts; our choice")
     vocab_size: int = setting(30522, laptop=2000, smoke=500, low=1, help="entries of a WordPiece trained here; BERT base 30522")
     max_tokens: int = setting(512, laptop=64, low=3, help="longer texts are cut; paper 512")
-    text_dropout: float = setting(0.1, laptop=0.0, high=0.99, help="BERT 0.1; five minutes of training are too short to need it")
+    text_dropout: float = setting(0.1, laptop=0.0, high=0.99, help="BERT 0.1; five minutes of training do not need it")
     text_warmup: int = setting(0, laptop=600, smoke=4, help="steps of word prediction before training; our choice")
-    text_warmup_lr: float = setting(1e-3, help="learning rate of these steps; our choice")
+    text_warmup_lr: float = setting(1e-3, help="learning rate of the text warm-up; our choice")
 
 
 @dataclass
@@ -88,9 +88,9 @@ class SpaceSettings:
 @dataclass
 class TaggerSettings:
     """Settings of --objective joint-tags; `companion` is the paper on auto-tagging with joint embeddings, or its code."""
-    joint: bool = setting(True, help="--no-joint trains the extractor and the classifier alone; companion has both")
+    joint: bool = setting(True, help="--no-joint trains extractor and classifier without joint embedding; companion: both ways")
     joint_share: float = setting(1 / 3, high=1, help="share of the steps in stage 1; companion: 100 of 300 epochs")
-    detach_tags: bool = setting(False, help="pair loss trains only the audio side, L_AE only the tag embeddings; companion: both")
+    detach_tags: bool = setting(False, help="the pair loss does not train the tag embeddings; companion: it does")
     finetune_extractor: bool = setting(False, help="train the extractor in stage 2 too; companion: only the classifier")
     extractor_width: int = setting(128, laptop=16, smoke=4, low=1, help="channels of the first blocks; companion 128")
     sinc_filters: int = setting(256, laptop=32, smoke=8, low=1, help="number of SincNet filters; companion 256")
@@ -110,7 +110,7 @@ class DataSettings:
                          "where the labels come from, default tags=1 (the ground truth), or e.g. aset=1")
     demo_recordings: int = setting(4400, smoke=72, help="number of recordings in the demo world; our choice")
     workers: int = setting(8, laptop=1, help="processes that read audio; our choice")
-    reader_cores: int = setting(0, laptop={"ast": 0, "resnet50": 1}, help="on a CPU: cores kept free for them; our choice")
+    reader_cores: int = setting(0, laptop={"ast": 0, "resnet50": 1}, help="cores left to the workers on a CPU; our choice")
     label_recordings: int = setting(10, smoke=2, low=1, help="--objective tags ignores rarer labels; our choice")
     shuffle_pairs: bool = setting(False, help="control experiment: each recording gets the text of another one; our choice")
 
@@ -129,13 +129,13 @@ class OptimSettings:
                         help="peak learning rate of the audio tower; our choice")
     text_lr: float = setting(1e-4, laptop=2.5e-4, help="peak learning rate of the text tower; our choice")
     warmup: float = setting(0.05, laptop=0.1, high=1, help="share of the steps in which the learning rate rises; our choice")
-    weight_decay: float = setting(0.01, laptop=0.05, help="of matrices, kernels and tables, not of norms and biases; our choice")
+    weight_decay: float = setting(0.01, laptop=0.05, help="applied to matrices, kernels, tables, not norms, biases; our choice")
     chunk_size: int = setting(0, help="clips per chunk, for a batch too large for memory (gradcache.py); 0: no chunks; our choice")
     sync_batch_norm: bool = setting(True, help="ResNet-50's batch statistics come from all processes; our choice")
     clip_norm: float = setting(1.0, low=1e-9, help="largest gradient norm; our choice")
     precision: str = setting("auto", choices=("auto", "bf16", "fp32"), help="auto measures which one is faster; our choice")
     compile: bool = setting(False, help="torch.compile on both towers; needs a compiler, e.g. g++; our choice")
-    seed: int = setting(0, help="of weights, batches and masks; our choice")
+    seed: int = setting(0, help="random seed of weights, batches and masks; our choice")
     log_every: int = setting(50, laptop=20, smoke=4, low=1, help="steps between lines in the log; our choice")
     valid_every: int = setting(1000, laptop={"resnet50": 430} | dict.fromkeys(EXTRACTORS, 40), smoke=6, low=1,
                                help="steps between validations; each saves a checkpoint too; our choice")
@@ -173,7 +173,7 @@ def preset(name, audio="ast"):
 
 def config_from_dict(saved, source):
     """The inverse of `to_dict`: {section: {setting: value}} -> Config. `source` is the file that `saved` comes from. Raises
-    UserError, which begins with `source`, for unknown or missing settings, values of another type, and as `check` does."""
+    UserError, which begins with `source`, for unknown or missing settings, values of the wrong type, and as `check` does."""
     config, saved = Config(), saved if isinstance(saved, dict) else {}
     expected = config.to_dict()
     for section in sorted(expected.keys() | saved.keys(), key=str):
@@ -191,7 +191,7 @@ def config_from_dict(saved, source):
 
 
 def resolve(typed):
-    """{setting: value} as typed by the user -> Config: they replace the preset's values. Raises UserError as `check` does."""
+    """{setting: value} as typed by the user -> Config. They replace the preset's values. Raises UserError as `check` does."""
     config = preset(typed.get("preset", "laptop"), typed.get("audio", "ast"))
     for section, f in all_settings():
         if f.name in typed:
@@ -203,8 +203,8 @@ def resolve(typed):
 
 
 def check(config, source=""):
-    """Raises UserError, which begins with `source`, for values out of bounds, values that do not go together, and values that would
-    fill the memory."""
+    """Raises UserError, which begins with `source`, for values out of bounds, values that contradict each other, and values that
+    would fill the memory."""
     for section, f in all_settings():
         value, flag = getattr(getattr(config, section), f.name), f"{source}--{f.name.replace('_', '-')}"
         low, high, choices = (f.metadata[key] for key in ("low", "high", "choices"))
@@ -221,17 +221,17 @@ def check(config, source=""):
     if tower.audio in EXTRACTORS and optim.objective != "joint-tags":
         raise UserError(f"{source}--audio {tower.audio} needs --objective joint-tags; MuLan has {' and '.join(TOWERS)}")
     if tower.audio in EXTRACTORS and tower.audio_init:
-        raise UserError(f"{source}--audio-init does not go with --audio {tower.audio}: leave it out, no weights are known")
+        raise UserError(f"{source}--audio-init does not go with --audio {tower.audio}: no weights exist, leave it out")
     if config.text.text_init and optim.objective != "contrastive":
-        raise UserError(f"{source}--text-init does not go with --objective {optim.objective}: leave it out, no text is read")
+        raise UserError(f"{source}--text-init does not go with --objective {optim.objective}: leave it out, no text is used")
     if config.text.text_init and config.text.vocab:
         raise UserError(f"{source}--vocab does not go with --text-init, whose folder has its tokenizer: leave it out")
     if not 0 < tagger.joint_share < 1:
-        raise UserError(f"{source}--joint-share must be above 0 and below 1; without stage 1 it is --no-joint")
+        raise UserError(f"{source}--joint-share must be above 0 and below 1; to train without stage 1 use --no-joint")
     if tagger.sinc_length % 2 == 0:
-        raise UserError(f"{source}--sinc-length {tagger.sinc_length} is even: give an odd number, so that there is a middle sample")
+        raise UserError(f"{source}--sinc-length {tagger.sinc_length} is even: give an odd number, so that one is the middle")
     if data.shards and (data.data or data.shuffle_pairs or optim.objective != "contrastive"):
-        raise UserError(f"{source}--shards goes without --data, --shuffle-pairs and --objective: leave one of them out")
+        raise UserError(f"{source}--shards does not go with --data, --shuffle-pairs or --objective: leave one of them out")
     if not 0 < space.temperature_floor <= space.temperature <= 1:
         raise UserError(f"{source}--temperature and --temperature-floor must satisfy 0 < floor <= temperature <= 1")
     parse_ratio(data.ratio)

@@ -1,8 +1,8 @@
 """MuLan's training objective: pairs of a recording and a text, compared within the batch (paper, section 3).
 
 train.py trains with any module that has these functions: prepare, build, load, warm_up, stage_1_steps, make_targets, chances,
-backward, after_step, validate; and these constants: LEAVES_UNUSED, LOG_LINE, VALID_LINE. tag_classifier.py and
-companion/joint_tagger.py are the two others.
+backward, after_step, validate; and these constants: LEAVES_UNUSED, LOG_LINE, VALID_LINE. The other two such modules are
+tag_classifier.py and companion/joint_tagger.py.
 """
 from functools import partial
 from itertools import chain
@@ -27,40 +27,40 @@ VALID_LINE = "step {step:5d}  validation: own text before another's, AUC {valid_
 
 
 def prepare(recordings):
-    """The recordings as this objective reads them."""
+    """Prepares the recordings for this objective, which needs no change."""
     return recordings
 
 
 def texts_of(recordings, config):
-    """For each recording the list of its texts of all sources in use."""
+    """One list per recording: its texts of all sources in use."""
     return [[text for source in parse_ratio(config.data.ratio) for text in r.text.get(source, [])] for r in recordings]
 
 
 def build(config, recordings, valid):
-    """An untrained MuLan. Its tokenizer comes from --text-init or --vocab, or is trained on the recordings' texts. Raises UserError."""
+    """An untrained MuLan. Its tokenizer comes from --text-init or --vocab, or is trained on all texts. Raises UserError."""
     vocab = config.text.text_init or config.text.vocab
     texts = chain.from_iterable(texts_of(recordings, config))
     return MuLan(config, load_wordpiece(vocab) if vocab else train_wordpiece(texts, config.text.vocab_size))
 
 
 def load(state, path, recordings, valid):
-    """The MuLan of a checkpoint's state. Raises UserError that names `path`."""
+    """The MuLan of a checkpoint's state. Raises UserError, which names `path`."""
     return MuLan.from_state(state, path)
 
 
 def warm_up(model, recordings, device):
-    """The text tower's head start, where no pretrained BERT gives it one."""
+    """Trains the text tower for a first time (text_warmup.py), unless it starts from a pretrained BERT."""
     if model.config.text.text_warmup:
         warm_up_text(model, [texts for texts in texts_of(recordings, model.config) if texts], model.config, device, print0)
 
 
 def stage_1_steps(config):
-    """Steps of a first stage with a learning-rate schedule of its own: none here."""
+    """The number of steps of a first stage with its own learning-rate schedule: 0, because MuLan has one stage."""
     return 0
 
 
 def make_targets(model):
-    """The function that gives a batch its texts, see `data.collate`."""
+    """Returns the function that makes a batch's tokens, see `data.collate`."""
     return partial(encode_texts, model.tokenizer, model.config.text.max_tokens)
 
 
@@ -75,10 +75,10 @@ def chances(model):
 
 
 def backward(net, batch, step, model, world):
-    """One batch: gradients into the parameters' .grad; -> (loss, R@1, chance loss), tensors or numbers, over all processes.
+    """Adds the gradients of one batch to each .grad. Returns (loss, R@1, chance loss) over all processes, as tensors or numbers.
 
-    net: the model or its DistributedDataParallel. That one averages gradients, while the processes' parts of the loss add up:
-    hence the factor `world`.
+    net: the model or its DistributedDataParallel, which averages the gradients of the processes. But the loss is the sum of the
+    parts that the processes compute, so each part is multiplied by `world`.
     """
     optim, recalls = model.config.optim, []
     keys = distributed.gather_rows(batch["keys"], optim.batch_size)
@@ -103,14 +103,14 @@ def backward(net, batch, step, model, world):
 
 
 def after_step(model):
-    """What follows an optimiser step; -> {name: value} to log."""
+    """Clamps the temperature after an optimiser step. Returns {name: value} to log."""
     clamp_temperature(model.temperature, model.config.space.temperature_floor)
     return {"temperature": model.temperature.item()}
 
 
 def validate(model, recordings, step):
-    """{"valid_auc": how often a validation recording's own text is nearer to it than to another recording}. Chance is 0.5. It needs
-    no labels, so it chooses checkpoints in the same way on anybody's music."""
+    """{"valid_auc": how often a text is closer to its own validation recording than to another one}. Chance is 0.5. It needs no
+    labels, so it can select the best checkpoint on any collection."""
     audio = model.embed_audio(middle_windows(recordings, model.config))
     pairs = [(i, texts[0]) for i, r in enumerate(recordings) for texts in r.text.values()]
     owner = torch.tensor([i for i, _ in pairs])

@@ -5,8 +5,8 @@ One line of the manifest is one recording. Its audio path is relative to the fol
     {"id": "r00042", "audio": "audio/r00042.flac", "split": "train",
      "text": {"sf": [...], "lf": [...], "pl": [...], "aset": [...]}, "tags": ["waltz", "piano"]}
 
-A recording belongs to a source when it has text of that source. `tags` are ground truth for evaluation, never shown to
-training. Optional `start` and `duration` (s) cut a clip out of a long file.
+A recording belongs to a source when it has text of that source. `tags` are ground truth for evaluation; a MuLan is never trained
+on them. Optional `start` and `duration` (s) select a clip of a long file.
 """
 import os
 import zlib
@@ -25,16 +25,16 @@ from mulan_min.files import read_jsonl
 from mulan_min.sampler import Sampler
 
 SPLITS = ("train", "valid", "test")
-COMPANIONS = ("labels.json", "playlists.jsonl", "triplets.jsonl")      # what may lie beside a manifest
-VALID_RECORDINGS = 256      # at most so many are embedded to validate; our choice
+COMPANIONS = ("labels.json", "playlists.jsonl", "triplets.jsonl")      # optional files beside a manifest
+VALID_RECORDINGS = 256      # recordings that are embedded in a validation, at most; our choice
 
 
 @dataclass
 class Recording:
     """One line of a manifest, for example Recording("r00042", Path("audio/r00042.flac"), "train", {"sf": ["Old waltz"]}).
 
-    audio: a path, or a SoundBytes out of a shard. text: {source: [text, ...]}. start, duration: the clip in the file, in
-    seconds; a duration of None means to the end of the file.
+    audio: a path, or a SoundBytes from a shard. text: {source: [text, ...]}. start, duration: the clip in the file, in
+    seconds; without a duration the clip ends with the file.
     """
     id: str
     audio: Path
@@ -47,7 +47,7 @@ class Recording:
 
 def read_manifest(folder):
     """A folder with manifest.jsonl -> [Recording]. Raises UserError that names the line: bad JSON, a key that is missing or
-    invalid, an id used twice, an audio file that is not there, an empty text."""
+    invalid, an id used twice, a missing audio file, an empty text."""
     path = Path(folder) / "manifest.jsonl"
     if not path.is_file():
         raise UserError(f"{path}: no such file; a collection is a folder with manifest.jsonl")
@@ -64,7 +64,7 @@ def read_manifest(folder):
 
 
 def parse_row(row, folder, where):
-    """A row of the manifest, a JSON object -> Recording. Raises UserError that begins with `where`."""
+    """A row of the manifest, a JSON object -> Recording. Raises UserError, which begins with `where`."""
     for key, kind in (("id", str), ("audio", str), ("split", str), ("text", dict)):
         if not isinstance(row.get(key), kind) or (kind is str and not row[key]):
             raise UserError(f"{where}: key '{key}' is missing or not a {'text' if kind is str else 'JSON object'}")
@@ -77,8 +77,7 @@ def parse_row(row, folder, where):
 
 
 def make_recording(row, ident, file, split, where):
-    """A Recording with the text, tags, start and duration of a JSON object; `file` is a path or SoundBytes. Raises UserError
-    that begins with `where`."""
+    """`row`, a JSON object, and `file`, a path or SoundBytes -> Recording. Raises UserError, which begins with `where`."""
     for source, texts in row["text"].items():
         if not isinstance(texts, list) or not all(isinstance(t, str) and t.strip() for t in texts):
             raise UserError(f"{where}: text '{source}' must be a list of non-empty texts")
@@ -93,7 +92,7 @@ def make_recording(row, ident, file, split, where):
 
 
 def is_seconds(value):
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e15      # NaN is not
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e15      # False for NaN
 
 
 def read_collection(folders, split):
@@ -105,8 +104,8 @@ def read_collection(folders, split):
 
 
 def shuffle_pairs(recordings, seed):
-    """The control: every recording gets another one's text, the same one in every epoch. A model trained on it has seen the same
-    audio and the same texts, but no true pair."""
+    """The control experiment: each recording gets the text of a random recording, the same one in every epoch. A model that is
+    trained on it has seen the same audio and the same texts, but hardly any true pair."""
     order = np.random.default_rng((seed, 1)).permutation(len(recordings))
     return [replace(r, text=recordings[j].text) for r, j in zip(recordings, order)]
 
@@ -116,7 +115,7 @@ file_seconds = lru_cache(maxsize=200_000)(audio.duration)      # reads each head
 
 def clip_seconds(recording):
     """Length of a recording's clip in s. Raises AudioError when the file cannot be opened."""
-    in_memory = isinstance(recording.audio, audio.SoundBytes)      # the cache of file_seconds would keep it there
+    in_memory = isinstance(recording.audio, audio.SoundBytes)      # file_seconds would keep it in its cache
     rest = (audio.duration if in_memory else file_seconds)(recording.audio) - recording.start
     return rest if recording.duration is None else min(rest, recording.duration)
 
@@ -134,17 +133,18 @@ def collate(waveforms, recordings, texts, make_targets, front_end):
     """One batch, the same for files and shards, as a dictionary:
 
     "ids"          [str]
-    "keys"         (B,) int64, a number for each id: see `cmc_loss`
-    "waveforms"    (B, samples) float32, or, where there is a `front_end` (waveforms -> spectrograms), instead of them
+    "keys"         (B,) int64, a number for each id, see `cmc_loss`
+    "waveforms"    (B, samples) float32; with a `front_end` (waveforms -> spectrograms) the batch has instead of them
     "spectrograms" (B, mels, frames)
-    and what make_targets(recordings, texts) returns: {"tokens", "mask"} for texts, {"targets"} for labels. Sorted by the length of
-    the texts, so that neighbours need little padding (see TextTower).
+    and what make_targets(recordings, texts) returns: {"tokens", "mask"} for texts, {"targets"} for labels. The pairs are sorted by
+    the length of their texts, so that neighbours need little padding (see TextTower).
     """
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     waveforms, recordings, texts = ([items[i] for i in order] for items in (waveforms, recordings, texts))
     waveforms = torch.from_numpy(np.stack(waveforms))
     ids = [recording.id for recording in recordings]
-    batch = {"ids": ids, "keys": torch.tensor([zlib.crc32(i.encode(errors="backslashreplace")) for i in ids]), **make_targets(recordings, texts)}
+    keys = torch.tensor([zlib.crc32(i.encode(errors="backslashreplace")) for i in ids])
+    batch = {"ids": ids, "keys": keys, **make_targets(recordings, texts)}
     if front_end is None:
         return batch | {"waveforms": waveforms}
     with torch.no_grad():
@@ -152,15 +152,15 @@ def collate(waveforms, recordings, texts, make_targets, front_end):
 
 
 def audio_of(batch):
-    """A batch's spectrograms or, where no front end has made them, its waveforms: what an audio tower takes."""
+    """The input of the audio tower: a batch's spectrograms, or its waveforms if there was no front end to make spectrograms."""
     return batch["spectrograms"] if "spectrograms" in batch else batch["waveforms"]
 
 
 class Batches(Dataset):
-    """The batches of a collection in files: item `step` is this rank's slice of global batch `step`, see `collate`. Two keys more:
-    "skipped" {id: reason}, the unreadable recordings that this worker has met, and "cursor", where its reader goes on.
+    """The batches of a collection in files: item `step` is this rank's slice of global batch `step`, see `collate`. Two more keys:
+    "skipped" {id: reason} names the unreadable recordings that this worker has found. "cursor" is the position of its reader.
 
-    An item depends on the seed and the step alone, not on who computes it and when. recordings: [Recording] of the training
+    An item depends only on the seed and the step, not on the worker or on earlier items. recordings: [Recording] of the training
     split; make_targets, front_end: as in `collate`. Raises UserError for a source without recordings.
     """
 
@@ -180,7 +180,7 @@ class Batches(Dataset):
     def __getitem__(self, step):
         try:
             return self.batch(step)
-        except UserError as error:      # as an exception it would leave the worker process as a page of traceback
+        except UserError as error:      # an exception from a worker process would reach the user with a long traceback
             return {"error": str(error)}
 
     def batch(self, step):
@@ -197,13 +197,13 @@ class Batches(Dataset):
         return batch | {"skipped": dict(self.skipped), "cursor": {"worker": 0, "step": step + 1}}
 
     def read(self, source, index, position):
-        """-> (waveform, recording): the recording `index`, or, if it cannot be read, the next one of its source that can. A
-        recording that was unreadable before is tried again: a damaged file may have good windows, and a batch must not depend on
-        what this worker has read before."""
+        """Returns (waveform, recording) of the recording `index` or, if it cannot be read, of the next readable one of its source.
+        A recording that could not be read before is tried again: a damaged file may have readable windows, and a batch must not
+        depend on what this worker has read before."""
         front, members = self.config.front, self.sampler.members[source]
         first = int(np.searchsorted(members, index))
-        for turn in range(len(members)):
-            recording = self.recordings[members[(first + turn) % len(members)]]
+        for offset in range(len(members)):
+            recording = self.recordings[members[(first + offset) % len(members)]]
             try:
                 return read_clip_window(recording, front.seconds, front.sample_rate, position), recording
             except audio.AudioError as error:
@@ -213,8 +213,8 @@ class Batches(Dataset):
 
 def choose_valid(recordings, config, log=print):
     """At most VALID_RECORDINGS recordings, spread evenly over `recordings`, that can be read and have text of a source in use.
-    log(line) names the others that were tried. Raises UserError when fewer than two are left, for each one is compared with the
-    others."""
+    log(line) names each recording that cannot be read. Raises UserError when fewer than two are left: the validation compares
+    recordings with each other."""
     front, ratio, chosen = config.front, parse_ratio(config.data.ratio), []
     recordings = [replace(r, text={source: r.text[source] for source in ratio if source in r.text}) for r in recordings]
     recordings = [r for r in recordings if r.text]
@@ -226,8 +226,8 @@ def choose_valid(recordings, config, log=print):
         except audio.AudioError as error:
             log(f"left out of validation: {r.id}: {error}")
     if len(chosen) < 2:
-        raise UserError(f"{', '.join(config.data.data + config.data.shards)}: two or more recordings of split 'valid' with text and "
-                        f"readable audio are needed, not {len(chosen)}")
+        raise UserError(f"{', '.join(config.data.data + config.data.shards)}: two or more recordings of split 'valid' with text "
+                        f"and readable audio are needed, not {len(chosen)}")
     return chosen
 
 

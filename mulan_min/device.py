@@ -1,4 +1,4 @@
-"""Which device, which precision, and torch.compile."""
+"""Chooses the device and the precision, and compiles networks with torch.compile."""
 import math
 import time
 
@@ -8,12 +8,12 @@ from mulan_min.errors import UserError
 
 
 def default_device():
-    """The GPU where there is one, else the CPU."""
+    """The GPU if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def faster_precision(device):
-    """"bf16" where matrix products gain from it, else "fp32": asks a GPU, and measures a CPU (AMX, AVX-512 BF16, ...)."""
+    """Returns "bf16" if matrix products are faster in it, else "fp32". A CPU is measured, as not every CPU has bf16 units."""
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
     seconds = {}
@@ -32,12 +32,12 @@ def autocast(device, precision):
 
 
 def compile_networks(networks, device):
-    """torch.compile, in place. networks: [(module, dynamic)]; dynamic is True where input shapes change from step to step.
-    Raises UserError where a compiler is missing."""
+    """Compiles modules in place with torch.compile. networks: [(module, dynamic)]; dynamic: True if the input shapes change from
+    step to step. Raises UserError if a compiler is missing."""
     try:
         torch.compile(lambda x: x + 1)(torch.ones(2, device=device))
-    except Exception as error:      # from torch._dynamo or torch._inductor, whose types change from version to version
+    except Exception as error:      # torch._dynamo and torch._inductor raise types that change from version to version
         reason = str(error).strip().splitlines()[0][:200]
-        raise UserError(f"--compile does not work here ({reason}): it needs a compiler, on a CPU g++; leave the flag out") from error
+        raise UserError(f"--compile does not work here ({reason}): it needs a compiler (g++ on a CPU); leave it out") from error
     for module, dynamic in networks:
         module.compile(dynamic=dynamic)

@@ -1,8 +1,8 @@
-"""Several processes, one batch: torch's process group, embeddings gathered with their gradients, batch norm over all processes.
+"""One batch over several processes: process group, embeddings gathered with their gradients, batch norm over all processes.
 
 torchrun starts the processes. Each one passes its slice of the global batch through its own copy of the model, gathers the
 embeddings of all processes, and computes its own rows and columns of the loss. DistributedDataParallel then averages the
-parameters' gradients. A process that was started alone, without torchrun, communicates with nobody.
+parameters' gradients. Without torchrun there is one process, and these functions do not communicate.
 """
 import inspect
 import os
@@ -17,14 +17,14 @@ from torch.nn.parallel import DistributedDataParallel
 from mulan_min.device import default_device
 from mulan_min.errors import UserError
 
-# The others wait so long while the first process renders the demo world or validates. A process that has ended is noticed at
-# once, a process that hangs only after this time. Our choice.
+# The other processes wait at most this long while the first one renders the demo world or validates. They notice at once that a
+# process has ended, but only after this time that one hangs. Our choice.
 TIMEOUT = timedelta(minutes=30)
 
 
 def start():
-    """-> (rank, number of processes, device). Joins the process group that torchrun's environment variables name: NCCL between
-    GPUs, one GPU each, else gloo."""
+    """Joins the process group that torchrun's environment variables describe. It uses NCCL with one GPU per process, else gloo.
+    Returns (rank, number of processes, device)."""
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         return 0, 1, default_device()
     device = default_device()
@@ -33,7 +33,7 @@ def start():
         torch.cuda.set_device(device)
     store, rank, world = next(dist.rendezvous("env://", timeout=TIMEOUT))
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
-        # torchrun's store outlives a failed attempt: without a prefix a restarted process would read the old addresses in it.
+        # torchrun keeps its store after a failed attempt. Without a prefix a restarted process would read the old addresses in it.
         store = dist.PrefixStore(os.environ["TORCHELASTIC_RESTART_COUNT"], store)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", store=store, rank=rank, world_size=world, timeout=TIMEOUT,
                             device_id=device if device.type == "cuda" else None)
@@ -41,15 +41,15 @@ def start():
 
 
 def stop():
-    """Leaves the process group, if there is one. Delete every DistributedDataParallel before: it would destroy the group while it
-    holds Python's lock, which gloo's threads need to release their tensors, and one run in fifty then hung at its end."""
+    """Leaves the process group, if there is one. Delete every DistributedDataParallel first. Otherwise it destroys the group while
+    it holds Python's lock, which gloo's threads need to release their tensors; one run in fifty hung at its end for this reason."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 def replicate(model, find_unused):
-    """The model as DistributedDataParallel: one copy a process, gradients averaged. Batch norm's buffers stay each process's own.
-    find_unused: True where a step may leave some parameters without a gradient."""
+    """The model as DistributedDataParallel: one copy per process, gradients averaged. Batch norm's buffers are not synchronised.
+    find_unused: True if some parameters may get no gradient in a step."""
     parameters = inspect.signature(DistributedDataParallel).parameters
     name = "forward_sync_buffers" if "forward_sync_buffers" in parameters else "broadcast_buffers"      # renamed in torch 2.13
     return DistributedDataParallel(model, find_unused_parameters=find_unused, **{name: False})
@@ -57,27 +57,27 @@ def replicate(model, find_unused):
 
 @contextmanager
 def rank_errors():
-    """with rank_errors(): the errors that torch raises when another process has ended or hangs become a UserError."""
+    """A context that turns torch's errors about another process that has ended or hangs into a UserError."""
     try:
         yield
     except RuntimeError as error:
         if not isinstance(error, dist.DistError) and "gloo" not in str(error):
             raise
         if dist.is_initialized() and dist.get_backend() == "gloo":
-            stop()      # its threads still wait for the others and would crash this process at its end
-        raise UserError("another process of this run has ended or is silent: its own message, or torchrun's table, says why; the last "
-                        "checkpoint is kept, go on with --resume") from error
+            stop()      # gloo's threads still wait for the other processes and would crash this process at exit
+        raise UserError("another process of this run has ended or is silent: its own message, or torchrun's table, says why; "
+                        "the last checkpoint is kept, go on with --resume") from error
 
 
 def restarted(device):
-    """Whether torchrun has restarted the processes (--max-restarts). Only the machine with the failed process counts restarts,
-    hence the sum."""
+    """True if torchrun has restarted the processes (--max-restarts). The counts of all processes are added, because only the
+    machine with the failed process counts restarts."""
     count = float(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
     return bool(all_reduce_sum(torch.tensor(count, device=device)))
 
 
 def broadcast_object(value):
-    """Process 0's value, on every process. Any picklable value; it comes from our own processes only."""
+    """Returns process 0's value on every process. Any picklable value; unpickling is safe, as only our own processes send it."""
     if not dist.is_initialized():
         return value
     values = [value]
@@ -86,7 +86,7 @@ def broadcast_object(value):
 
 
 def all_gather_object(value):
-    """[every process's value], on every process. Any picklable value; it comes from our own processes only."""
+    """Returns the list of all processes' values on every process. Any picklable value, as in `broadcast_object`."""
     if not dist.is_initialized():
         return [value]
     values = [None] * dist.get_world_size()
@@ -115,12 +115,12 @@ def all_reduce_sum(x):
 
 
 def slice_sizes(size, world):
-    """How many clips of a batch of `size` each of `world` processes has."""
+    """A batch of `size` clips is divided among `world` processes -> [number of clips of each process]."""
     return [size * (rank + 1) // world - size * rank // world for rank in range(world)]
 
 
 def gather_rows(x, size):
-    """The rows (b, ...) of every process's slice of a batch of `size` -> (B, ...) on all processes, with their gradients.
+    """Each process passes its rows (b, ...) of a batch of `size`; returns all rows (B, ...) on every process, with gradients.
 
     Each process puts its rows into a tensor of zeros, and the sum of these tensors holds all rows. Unlike all_gather this needs
     no equal slices; it sends twice the bytes, 6 MB at the paper's batch of 6144.
@@ -134,8 +134,8 @@ def gather_rows(x, size):
 
 
 def gather_embeddings(audio, text, size):
-    """This process's embeddings (b, d), (b, d) of a batch of `size` -> what `cmc_loss` takes as `gathered`: (audio (B, d), text
-    (B, d), index of this process's first pair). None where there is one process."""
+    """This process's embeddings (b, d), (b, d) of a batch of `size` -> the argument `gathered` of `cmc_loss`: (audio (B, d), text
+    (B, d), index of this process's first pair), or None if there is only one process."""
     if not dist.is_initialized():
         return None
     first = sum(slice_sizes(size, dist.get_world_size())[:dist.get_rank()])
@@ -166,7 +166,7 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
 
 
 def sync_batch_norm(model):
-    """Turns every BatchNorm2d of a model into a SyncedBatchNorm2d, in place; parameters and buffers stay what they are."""
+    """Turns every BatchNorm2d of a model into a SyncedBatchNorm2d, in place; parameters and buffers do not change."""
     for module in model.modules():
         if type(module) is nn.BatchNorm2d:
             module.__class__ = SyncedBatchNorm2d      # the same parameters under another `forward`

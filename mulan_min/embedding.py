@@ -10,8 +10,8 @@ from mulan_min.errors import MissingData, UserError
 
 
 def split_embedder(model, folder):
-    """Returns a function embeddings(split) -> (recordings of the split, their embeddings (N, d)). It embeds a split at the first call
-    and remembers the result, so all tasks share one pass over the audio. It raises MissingData if the split has fewer than two
+    """Returns a function embeddings(split) -> (recordings of the split, their embeddings (N, d)). It embeds a split at the first
+    call and stores the result, so all tasks share one pass over the audio. It raises MissingData if the split has fewer than two
     recordings, and the errors of `embed_recordings`."""
     @functools.cache
     def embeddings(split):

@@ -27,8 +27,8 @@ def write_atomically(path, write):
 
 
 def write_text(path, text):
-    """Writes a text file atomically, in UTF-8. Lone surrogates, which Python uses in file names that are not UTF-8, are escaped;
-    JSON has the same escapes. Raises UserError as `write_atomically` does."""
+    """Writes a text file atomically, in UTF-8. Lone surrogates, which Python uses in file names that are not UTF-8, are escaped as
+    in JSON. Raises UserError as `write_atomically` does."""
     write_atomically(path, lambda new: new.write_text(text, encoding="utf-8", errors="backslashreplace"))
 
 
@@ -53,7 +53,7 @@ def parse_json(content, where):
 def read_jsonl(path):
     """Yields (line number, row) for every line of a UTF-8 file that is not blank; a row is a JSON object. Raises UserError that
     names the line."""
-    with open(path, "rb") as lines:      # in bytes, lines end at line feeds only: JSON texts may contain other line ends
+    with open(path, "rb") as lines:      # in binary mode, lines end only at line feeds; JSON texts may contain other line ends
         for number, line in enumerate(lines, 1):
             if line.strip():
                 row = parse_json(line, f"{path}, line {number}")
@@ -64,11 +64,11 @@ def read_jsonl(path):
 
 @contextmanager
 def new_folder(folder, locked=False):
-    """with new_folder(out) as making: a temporary folder beside `out`, which becomes `out` by one rename at the end.
+    """`with new_folder(out) as making` gives a temporary folder beside `out`. One rename at the end turns it into `out`.
 
-    An interrupted or failed making leaves nothing behind. `out` may be an empty folder before. `locked` means that the caller
-    holds a lock, so that no other process makes `out` now: temporary folders of killed makings are then deleted first. Raises
-    UserError when the disk refuses.
+    After an interruption or an error nothing is left behind. `out` may exist before as an empty folder. `locked` means that the
+    caller holds a lock, so no other process is making `out`: temporary folders that killed processes have left are deleted first.
+    Raises UserError for an error of the file system.
     """
     folder = Path(folder)
     prefix = f".{folder.name}.making-"
@@ -79,7 +79,7 @@ def new_folder(folder, locked=False):
         making.mkdir(parents=True)
         yield making
         if folder.is_dir():
-            folder.rmdir()      # it was empty; Windows refuses a rename onto an empty folder
+            folder.rmdir()      # it is empty; Windows cannot rename onto an existing folder
         making.rename(folder)
     except OSError as error:
         raise UserError(f"{folder}: cannot be made ({error}); nothing is left of it") from error

@@ -1,12 +1,12 @@
-"""Batches too large for memory: in chunks, with the gradients of the whole batch. Gradient caching (Gao et al. 2021).
+"""Trains on a batch too large for memory in chunks, with the gradients of the whole batch: gradient caching (Gao et al. 2021).
 
-The loss compares every pair with every other pair, so chunks cannot be trained one by one. But all it needs of a clip is the
-embedding. So: embed chunk by chunk without a graph; compute the loss and its gradient at the embeddings; go through the chunks
-again, with a graph and the same random numbers, and push that gradient back. This costs one more forward pass.
+The loss compares every pair with every other pair, so a chunk cannot be trained alone. But it needs only the embeddings. First all
+chunks are embedded without a graph. Then the loss and its gradient with respect to the embeddings are computed. Then each chunk
+is embedded again, with a graph and the same random numbers, and that gradient is propagated back. This costs one more forward pass.
 
-Batch norm sees one chunk at a time, the same one in both passes, and its running statistics move in the second pass only. So the
-gradients are exact for a model that normalises by chunk. That is not quite the model of the full batch, because the statistics
-come from fewer clips (our choice, as in other code for large batches).
+Batch norm normalises each chunk, which is the same in both passes. Its running statistics are updated only in the second pass. So
+the gradients are exact for a model that normalises each chunk. This differs a little from normalising the whole batch, because the
+statistics come from fewer clips (our choice, as in other code for large batches).
 """
 from contextlib import nullcontext
 
@@ -27,8 +27,8 @@ def chunked_backward(model, inputs, chunk_size, embed, loss_of):
     """Adds the gradient of loss_of(audio, text, temperature) over the whole batch to every parameter's .grad. Returns the loss,
     detached.
 
-    model: a MuLan, or its DistributedDataParallel, which then averages gradients once, with the last chunk.
-    inputs: {name: (B, ...)}. embed: {name: (b, ...)} -> (audio (b, d), text (b, d)), by `model`.
+    model: a MuLan, or its DistributedDataParallel, which averages the gradients only once, with the last chunk.
+    inputs: {name: (B, ...)}. embed: a function that calls `model`, {name: (b, ...)} -> (audio (b, d), text (b, d)).
     """
     count = len(next(iter(inputs.values())))
     chunks = [{name: x[start:start + chunk_size] for name, x in inputs.items()} for start in range(0, count, chunk_size)]

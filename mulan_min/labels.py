@@ -1,4 +1,4 @@
-"""Labels of recordings: which labels there are, and which recording has which."""
+"""The labels of recordings: as sets, as tables of 0 and 1, and from labels.json."""
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def labels_of(recording, sources):
 
 
 def label_table(recordings, labels, sources):
-    """Which recording has which label: (N, C) float32 of 0 and 1."""
+    """A table (N, C) float32: 1 where recording n has label c, else 0."""
     columns, table = {label: c for c, label in enumerate(labels)}, torch.zeros(len(recordings), len(labels))
     for row, recording in zip(table, recordings):
         row[[columns[label] for label in labels_of(recording, sources) if label in columns]] = 1
@@ -29,12 +29,12 @@ def label_table(recordings, labels, sources):
 
 
 def truth_table(recordings, names):
-    """Which label is a tag of which recording: (N, C) bool, a numpy array."""
+    """A table (N, C) bool, a numpy array: True where label c is a tag of recording n."""
     return label_table(with_tags(recordings), names, ["tags"]).bool().numpy()
 
 
 def has_both_classes(truth):
-    """Which columns have both positives and negatives: (N, C) bool -> (C,) bool."""
+    """(N, C) bool -> (C,) bool: True for the columns that have both positives and negatives."""
     return truth.any(0) & ~truth.all(0)
 
 

@@ -1,4 +1,4 @@
-"""Processes that read batches ahead of need, and how the run ends when one of them fails, dies or hangs."""
+"""Worker processes that read batches in advance, and the errors when one of them fails, dies or hangs."""
 import multiprocessing
 import signal
 from contextlib import contextmanager
@@ -8,8 +8,8 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from mulan_min.errors import UserError
 
-SKIPPED_SHARE = 0.01      # of the recordings may be unreadable before training stops; our choice
-PATIENCE = 600            # s without a batch before training stops; our choice
+SKIPPED_SHARE = 0.01      # training stops if a larger share of the recordings is unreadable; our choice
+PATIENCE = 600            # training stops after so many seconds without a batch; our choice
 
 
 def check_skipped(skipped, total):
@@ -20,8 +20,8 @@ def check_skipped(skipped, total):
 
 
 def loader(batches, first_step, workers):
-    """Yields batches first_step, first_step + 1, ...; each worker process reads whole batches ahead of need. A stream
-    (shards.ShardStream) knows its first step by itself. Raises UserError when a batch cannot be read, or not within PATIENCE."""
+    """Yields batches first_step, first_step + 1, ...; each worker process reads whole batches in advance. A stream
+    (shards.ShardStream) stores its own first step. Raises UserError when a batch cannot be read, or not within PATIENCE."""
     order = {} if isinstance(batches, IterableDataset) else {"sampler": range(first_step, len(batches))}
     with worker_errors():
         for batch in DataLoader(batches, batch_size=None, num_workers=workers, prefetch_factor=3 if workers else None,
@@ -34,8 +34,8 @@ def loader(batches, first_step, workers):
 
 @contextmanager
 def worker_errors():
-    """with worker_errors(): the errors that torch raises when a worker process has died, or has been silent for PATIENCE, become
-    a UserError. torch raises them wherever the training process is at that moment, so this stands around all of it."""
+    """A context that turns torch's errors about a worker process that has died, or has given no batch for PATIENCE, into a
+    UserError. torch may raise them at any point of the training process, so the context surrounds all of it."""
     before = multiprocessing.active_children()
     try:
         yield
@@ -43,15 +43,15 @@ def worker_errors():
         if "DataLoader" not in str(error):
             raise
         for process in set(multiprocessing.active_children()) - set(before):
-            process.kill()      # a process that hangs in a read ignores anything less, and Python would wait for it at the end
+            process.kill()      # a process that hangs in a read ignores other signals, and Python would wait for it at exit
         reason = (f"no batch was read within {PATIENCE} s: a disk does not answer, or the batch is too large for so few --workers"
                   if "timed out" in str(error) else
-                  f"a process that reads audio has died ({str(error).split('. ')[0]}): perhaps for want of memory, then lower --workers")
+                  f"a process that reads audio has died ({str(error).split('. ')[0]}): if it ran out of memory, lower --workers")
         raise UserError(f"{reason}; the last checkpoint is kept, go on with --resume") from error
 
 
 def start_worker(_):
-    """Runs first in each worker process. Ctrl-C and SIGTERM reach it too, but only the training process answers them, and saves."""
+    """Runs first in each worker process. The worker ignores Ctrl-C and SIGTERM: the training process handles them, and saves."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)

@@ -3,8 +3,8 @@
     L = mean_i -log( h(x_i, t_i) / sum_{j != i} ( h(x_i, t_j) + h(x_j, t_i) ) ),   h(a, b) = exp(a.b / tau)
 
 It differs from CLIP's InfoNCE in two ways: one denominator holds both directions, and it does not contain the positive pair.
-So the loss is negative once the positive pair beats all negatives together, and it falls without bound as tau goes to 0:
-tau needs a floor (`clamp_temperature`).
+So the loss is negative when h of the positive pair is larger than the sum over its negatives. It falls without bound as tau goes
+to 0, so tau needs a floor (`clamp_temperature`).
 """
 import math
 
@@ -21,15 +21,15 @@ def cmc_loss(audio, text, temperature, gathered=None, keys=None):
     its first pair in them) and gets its part of the mean: the parts of all processes add up to the loss. A process computes
     b x B cosines, never B x B.
 
-    keys: (B,) integers, equal where two pairs come from the same recording, which is drawn once for each source. Such pairs are
-    not each other's negatives (our choice). Without keys all pairs come from different recordings.
+    keys: (B,) integers, equal for pairs of the same recording, which may be drawn once for each source. Such pairs are not
+    negatives of each other (our choice). Without keys all pairs count as pairs of different recordings.
     """
     if audio.shape != text.shape or audio.ndim != 2:
         raise ValueError(f"audio {tuple(audio.shape)} and text {tuple(text.shape)} must both be (B, d)")
     all_audio, all_text, first = gathered or (audio, text, 0)
     if len(all_audio) < 2:
         raise UserError("the contrastive loss needs a batch of 2 or more: one pair has no negatives")
-    with torch.autocast(audio.device.type, enabled=False):      # bf16 keeps 8 bits: too few for exp(cos / 0.02)
+    with torch.autocast(audio.device.type, enabled=False):      # bf16 is not precise enough for exp(cos / 0.02)
         dtype = torch.promote_types(audio.dtype, torch.float32)
         audio, text, all_audio, all_text, tau = (x.to(dtype) for x in (audio, text, all_audio, all_text, temperature))
         own = slice(first, first + len(audio))
@@ -37,15 +37,15 @@ def cmc_loss(audio, text, temperature, gathered=None, keys=None):
         same = keys[own, None] == keys                                      # (b, B): the positive pair, and duplicates
         rows = audio @ all_text.T / tau                                     # (b, B): [i, j] = x_i . t_j / tau
         positive = rows.diagonal(first)
-        rows = rows.masked_fill(same, -math.inf)                            # these leave both sums
+        rows = rows.masked_fill(same, -math.inf)                            # removes them from both sums
         columns = (text @ all_audio.T / tau).masked_fill(same, -math.inf) if gathered else rows.T    # [i, j] = x_j . t_i / tau
         negatives = torch.logaddexp(rows.logsumexp(dim=1), columns.logsumexp(dim=1))
         return (negatives - positive).sum() / len(all_audio)
 
 
 def recall_at_1(audio, text, gathered=None, keys=None):
-    """Share of the batch whose audio is nearest to a text of its own recording. With several processes, this process's part of that
-    share; `gathered` and `keys` as in `cmc_loss`."""
+    """The share of the batch whose audio is nearest to a text of its own recording; with several processes, this process's part of
+    that share. `gathered` and `keys` as in `cmc_loss`."""
     _, all_text, first = gathered or (audio, text, 0)
     keys = torch.arange(len(all_text), device=audio.device) if keys is None else keys
     nearest = (audio.detach() @ all_text.detach().T).argmax(dim=1)
@@ -53,7 +53,7 @@ def recall_at_1(audio, text, gathered=None, keys=None):
 
 
 def chance_loss(batch_size):
-    """The loss when all similarities are equal: 2(B - 1) equal terms against one. A run that stays here learns nothing."""
+    """The loss when all similarities are equal: ln(2(B - 1)). A run whose loss stays at this value has learned nothing."""
     return math.log(2 * (batch_size - 1))
 
 

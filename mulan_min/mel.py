@@ -32,9 +32,9 @@ def filterbank(n_mels: int, n_fft: int, sample_rate: int, dialect: str) -> np.nd
     """Triangular mel filters from 20 Hz to half the sample rate: float64 (n_fft // 2 + 1, n_mels).
 
     The corners of the triangles are equally spaced in mels. Each triangle has height 1; its area is not normalised.
-    "slaney" (our choice): Slaney's scale, sides straight over Hz. This is librosa's filterbank with norm=None.
-    "kaldi" (AST): HTK's scale, sides straight over mels. With 128 mels and an FFT of 512, some low filters lie between two FFT
-    bins and are empty. AST's weights were trained with these empty filters.
+    "slaney" (our choice): Slaney's scale; the sides are linear in Hz. This is librosa's filterbank with norm=None.
+    "kaldi" (AST): HTK's scale; the sides are linear in mels. With 128 mels and an FFT of 512, some low filters lie between two
+    FFT bins and are empty. AST's weights were trained with these empty filters.
     """
     scale = "htk" if dialect == "kaldi" else "slaney"
     corners = np.linspace(*hertz_to_mel([F_MIN, sample_rate / 2], scale), n_mels + 2)
@@ -55,8 +55,8 @@ class LogMel(nn.Module):
     "kaldi" (AST): first the mean of the waveform is subtracted, then the mean of each frame; pre-emphasis 0.97. No zeros are
         added (10 s: 998 frames). Floor 1.19e-7.
 
-    `mean` and `std` are the buffers of `normalise`, saved with the weights; measure them on your data, the defaults change
-    nothing. Raises UserError for an unknown dialect, and for a waveform too short for one frame.
+    `mean` and `std` are the buffers of `normalise` and are saved with the weights. Measure them on your data: with the defaults
+    `normalise` changes nothing. Raises UserError for an unknown dialect, and for a waveform too short for one frame.
     """
 
     def __init__(self, n_mels: int = 64, dialect: str = "slaney", sample_rate: int = 16000, window: float = 0.025,

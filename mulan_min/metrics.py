@@ -10,7 +10,7 @@ RESAMPLES = 300  # our choice; takes 0.5 s for 400 recordings x 60 labels, 11 s 
 
 
 def roc_auc(scores, truth):
-    """The first value of `areas` alone."""
+    """ROC-AUC, the first of the two values of `areas`."""
     return areas(scores, truth)[0]
 
 
@@ -29,7 +29,7 @@ def areas(scores, truth):
         raise ValueError("scores contain NaN or infinity, so they cannot be ranked")
     results = []
     for column, is_positive in zip(*(np.ascontiguousarray(table.reshape(len(table), -1).T) for table in (scores, truth))):
-        # Sorting both classes apart, as plain numbers, is many times faster than an argsort of all, and ties need no extra code.
+        # Sorting the scores of each class is many times faster than an argsort of all scores, and ties need no extra code.
         positives, negatives = np.sort(column[is_positive]), np.sort(column[~is_positive])
         # For each positive: how many negatives score lower, and how many score lower or the same.
         lower, lower_or_equal = (np.searchsorted(negatives, positives, side) for side in ("left", "right"))
@@ -56,7 +56,7 @@ def chance_average_precision(positives, items):
 
 
 def recall_at_k(scores, targets, k):
-    """For each query, 1 if its one correct item is among the k highest scores, else 0; with ties, the probability of that.
+    """For each query, 1 if its one correct item is among the k highest scores, else 0; with ties, the probability of 1.
     scores (Q, N), targets (Q,) column of the correct item -> (Q,) in [0, 1]. Chance is k/N."""
     above, tied = _above_and_tied(scores, targets)
     return np.clip((k - above) / tied, 0, 1)

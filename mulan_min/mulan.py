@@ -1,6 +1,6 @@
-"""MuLan: two towers that meet in one space (paper, section 3).
+"""MuLan: an audio tower and a text tower with one shared embedding space (paper, section 3).
 
-The towers share nothing. Each one ends in a linear layer to d = 128 dimensions and a division by the vector's length, so the
+The towers share no weights. Each one ends in a linear layer to d = 128 dimensions and a division by the vector's length, so the
 dot product of an audio embedding and a text embedding is their cosine.
 """
 import os
@@ -24,7 +24,7 @@ from mulan_min.specaugment import spec_augment
 from mulan_min.spectrogram_transformer import SpectrogramTransformer
 from mulan_min.wordpiece import encode, finish
 
-PARTS = 4     # a batch of texts is cut into so many parts of similar length; our choice
+PARTS = 4     # number of parts that a batch of texts is cut into, each of similar text lengths; our choice
 
 
 def l2_normalize(x):
@@ -75,12 +75,12 @@ class AudioTower(nn.Module):
     def embed(self, items, batch_size=32):
         """items: N paths, or 1-D float arrays at the run's sample rate -> (N, d) float32 on the CPU, unit rows.
 
-        An item longer than a training window is cut into windows; their mean is normalised again. A shorter item is padded
-        with zeros. Runs in float32 and eval mode, so an item's embedding does not depend on the others. Raises UserError.
+        An item longer than a training window is cut into windows, and the mean of their embeddings is normalised. A shorter item
+        is padded with zeros. Runs in float32 and eval mode: an item's embedding does not depend on other items. Raises UserError.
         """
         items = [items] if isinstance(items, (str, os.PathLike)) else items
         totals = torch.zeros(len(items), self.project.out_features)
-        owners, windows = [], []      # windows not yet embedded, and the item that each one belongs to
+        owners, windows = [], []      # windows that are not embedded yet; owners: the index of each window's item
 
         def flush():
             waveforms = torch.from_numpy(np.stack(windows)).to(self.project.weight.device)
@@ -122,8 +122,8 @@ class TextTower(nn.Module):
         self.project = nn.Linear(text.text_width, config.space.dim)
 
     def forward(self, tokens, mask):
-        # Neighbouring texts, which have similar lengths (`data.collate` sorts them), go through BERT together and are padded to
-        # the longest of them. A mask on the CPU gives the lengths without waiting for the GPU.
+        # `data.collate` has sorted the texts by length. Each part goes through BERT alone, padded only to its longest text.
+        # A mask on the CPU gives the lengths without waiting for the GPU.
         states = []
         for rows in torch.arange(len(tokens)).tensor_split(min(PARTS, len(tokens))):
             part = slice(int(rows[0]), int(rows[-1]) + 1), slice(int(mask[rows].sum(1).max()))
@@ -194,13 +194,13 @@ class MuLan(nn.Module):
 
 
 def restore(state, source, objective, build):
-    """build(config) -> an untrained model; returns one with the weights in `state`, a checkpoint's. Raises UserError that names
-    `source` where the checkpoint was trained with another objective, or its weights do not fit."""
+    """Makes a model with build(config) and loads the weights in `state`, the state of a checkpoint. Raises UserError, which names
+    `source`, when the checkpoint was trained with another objective or its weights do not fit."""
     try:
         config, tensors = config_from_dict(state["config"], source), state["model"]
         if config.optim.objective != objective:
             raise UserError(f"{source}: trained with --objective {config.optim.objective}, not {objective}; eval.py loads either")
-        # The file's sizes are not trusted with memory: the first model has none of its own and takes the file's tensors.
+        # A damaged config may state huge sizes, so the first model allocates no memory: it takes over the file's tensors.
         with torch.device("meta"):
             build(config).load_state_dict(tensors, assign=True)
         stored = {x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in tensors.values()}
@@ -226,7 +226,7 @@ def check_texts(texts):
 
 @contextmanager
 def evaluating(model):
-    """with evaluating(model): eval mode inside; afterwards the mode that the model had before."""
+    """A context in which the model is in eval mode; afterwards it is in the mode that it had before."""
     before = model.training
     model.eval()
     try:

@@ -1,4 +1,4 @@
-"""AudioSet's ontology: which classes of sound there are, and which lie below which."""
+"""AudioSet's ontology: the classes of sound, and which classes lie below a class."""
 import json
 from pathlib import Path
 
@@ -30,10 +30,10 @@ def below(classes, name):
     `classes` comes from `read_ontology`. The order is that of a depth-first walk with a stack: all children of one class,
     then the children of the class added last. A class with two parents appears once, where the walk finds it first.
     """
-    found, stack = {}, [key for key, entry in classes.items() if entry["name"] == name]      # a dict keeps the order
+    descendants, stack = {}, [key for key, entry in classes.items() if entry["name"] == name]      # a dict keeps the order
     while stack:
         for child in classes[stack.pop()]["child_ids"]:
-            if child not in found:
-                found[child] = True
+            if child not in descendants:
+                descendants[child] = True
                 stack.append(child)
-    return list(found)
+    return list(descendants)

@@ -1,6 +1,6 @@
 """Results as plain-text tables: each value has its interval and its chance level beside it."""
 
-# Key in a task's result, heading in the table. PR-AUC of tagging and mAP of retrieval are both mean average precision.
+# {key in a task's result: heading in the table}. PR-AUC of tagging and mAP of retrieval are both mean average precision.
 METRICS = {
     "roc_auc": "ROC-AUC",
     "average_precision": "PR-AUC (mAP)",

@@ -11,9 +11,9 @@ def conv_bn(channels_in: int, channels: int, kernel: int, stride: int = 1) -> nn
 class Bottleneck(nn.Module):
     """ResNet's bottleneck block: (B, channels_in, F, T) -> (B, 4 channels, F / stride, T / stride).
 
-    A 1x1 convolution to `channels`, a 3x3, and a 1x1 to 4 x channels, added to the input. A ReLU follows the first two and the
-    sum. The 3x3 has the stride (version 1.5, as in torchvision and transformers). He et al. gave it to the first 1x1, which then
-    ignores three quarters of its input.
+    A 1x1 convolution to `channels`, a 3x3, and a 1x1 to 4 x channels. The result is added to the input. A ReLU follows the first
+    two convolutions and the sum. The 3x3 convolution has the stride (version 1.5, as in torchvision and transformers). He et al.
+    gave it to the first 1x1, which then ignores three quarters of its input.
     """
 
     def __init__(self, channels_in: int, channels: int, stride: int = 1):
@@ -33,8 +33,8 @@ class ResNet50(nn.Module):
     """ResNet-50: spectrogram (B, mels, frames) -> features (B, 32 width), the mean over time and frequency (paper).
 
     `width` is the number of channels of the first layer, 64 in the published network; all other layers scale with it. The last
-    batch norm of each block starts at gamma = 0 (our choice): the network begins as a shallow one, and the blocks join in as they
-    learn, which is better for large batches (Goyal et al. 2017).
+    batch norm of each block starts at gamma = 0 (our choice): at first a block passes on only its shortcut, and its layers take
+    effect as they learn. This is better for large batches (Goyal et al. 2017).
     """
 
     def __init__(self, width: int = 64):

@@ -1,4 +1,4 @@
-"""The folder of a training run: opened new or to resume, its log, its checkpoints, and the clock.
+"""The folder of a training run: makes or resumes it, and writes its log; and the clock of a run.
 
 It holds config.json, tokenizer.json (if the run reads text), metrics.jsonl, last.pt (to resume) and best.pt (to use).
 """
@@ -20,8 +20,8 @@ FREE_TO_CHANGE = ("workers", "log_every")      # settings that --resume may chan
 def open_run(typed, device, restarted=False):
     """typed: {flag: value} of the command line -> (folder, Config, state to resume from or None). Raises UserError.
 
-    restarted: torchrun has restarted the processes. Then a checkpoint is this run's own, except with --overwrite: nobody knows
-    whether it was written before or after the restart.
+    restarted: True if torchrun has restarted the processes. Then the run resumes from its checkpoint, if there is one. With
+    --overwrite a checkpoint is an error, because it may be an older run's, from before the first start.
     """
     folder = Path(typed.pop("run", None) or f"runs/{typed.get('audio', 'ast')}")
     resume, overwrite = typed.pop("resume", False), typed.pop("overwrite", False)
@@ -31,12 +31,12 @@ def open_run(typed, device, restarted=False):
 
 
 def new_run(folder, typed, overwrite, device):
-    """Makes a run's folder; -> its Config. Raises UserError when the folder holds a run, or cannot be written to."""
+    """Makes a run's folder and returns its Config. Raises UserError if the folder holds a run, or cannot be written to."""
     config = resolve(typed)
     if config.optim.precision == "auto":
         config.optim.precision = faster_precision(device)
     if (folder / "last.pt").exists() and not overwrite:
-        raise UserError(f"{folder} holds a run already: go on with --resume, choose another --run, or throw it away with --overwrite")
+        raise UserError(f"{folder} holds a run already: go on with --resume, choose another --run, or delete it with --overwrite")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -47,12 +47,12 @@ def new_run(folder, typed, overwrite, device):
 
 
 def resume_run(folder, typed):
-    """-> (Config, state) of the folder's last checkpoint. Raises UserError when a typed setting differs from the run's."""
+    """Returns (Config, state) of the folder's last checkpoint. Raises UserError when a typed setting differs from the run's."""
     last, best = folder / "last.pt", folder / "best.pt"
     try:
         state = checkpoint.load(last)
     except UserError as error:
-        remedy = f"; if {best} is whole, copy it to {last} to go on from there" if best.is_file() else ""
+        remedy = f"; if {best} is intact, copy it to {last} to go on from there" if best.is_file() else ""
         raise UserError(f"{error}{remedy}") from error
     config = config_from_dict(state.get("config"), last)
     typed.pop("preset", None)
@@ -67,54 +67,55 @@ def resume_run(folder, typed):
 
 
 def progress_of(state, optimizer, path):
-    """Loads the optimiser's state; -> (step, best validation AUC, seconds) of a checkpoint. Raises UserError that names `path`."""
+    """Loads the optimiser's state. Returns (step, best AUC, seconds) of a checkpoint. Raises UserError, which names `path`."""
     try:
         optimizer.load_state_dict(state["optimizer"])
         return int(state["step"]), float(state["best"]), float(state["seconds"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{path}: nothing to go on from, for a part is missing or odd ({error})") from error
+        raise UserError(f"{path}: cannot be resumed, because a part is missing or invalid ({error})") from error
 
 
 def clear(folder):
-    """Removes what an earlier run left in the folder, the results of its evaluation too."""
+    """Removes the checkpoints, the log and the evaluation results of an earlier run from the folder."""
     for path in [folder / "last.pt", folder / "best.pt", folder / "metrics.jsonl", *(folder / "eval").glob("*.json")]:
         path.unlink(missing_ok=True)
 
 
 def open_metrics(path, step):
-    """metrics.jsonl, open to append, without the lines that were written after `step`."""
-    kept = []
+    """Opens metrics.jsonl for appending. The lines of later steps than `step` are removed."""
+    lines = []
     for line in path.read_text().splitlines() if path.exists() else []:
         try:
             if json.loads(line)["step"] > step:
                 break
         except ValueError:      # a power cut may leave half a line
             break
-        kept.append(line + "\n")
-    write_text(path, "".join(kept))
+        lines.append(line + "\n")
+    write_text(path, "".join(lines))
     return open(path, "a")
 
 
 def log(metrics_file, row):
-    """Appends one row to metrics.jsonl. Raises UserError when the disk refuses."""
+    """Appends one row to metrics.jsonl. Raises UserError when it cannot be written."""
     try:
         metrics_file.write(json.dumps(row) + "\n")
         metrics_file.flush()
     except OSError as error:
         with suppress(OSError):
             metrics_file.close()
-        raise UserError(f"{metrics_file.name}: cannot be written ({error.strerror}); the last checkpoint is kept, go on with --resume") from error
+        raise UserError(f"{metrics_file.name}: cannot be written ({error.strerror}); the last checkpoint is kept, "
+                        "go on with --resume") from error
 
 
 class Clock:
-    """Seconds of training, and two rates since the last log line: clips a second, and the share of time spent waiting for data.
+    """Seconds of training, and two rates since the last log line: clips per second, and the share of time spent waiting for data.
 
         with clock.waiting(): batch = next(batches)
-        with clock.paused(): validate()      # counts as training time, but not in the rates
+        with clock.paused(): validate()      # this time is part of the seconds, but not of the rates
     """
 
     def __init__(self, seconds=0.0):
-        self.began = time.perf_counter() - seconds      # `seconds` of training came before, in a run that was resumed
+        self.began = time.perf_counter() - seconds      # a resumed run has `seconds` of training already
         self.mark, self.waited = time.perf_counter(), 0.0
 
     def seconds(self):
@@ -133,7 +134,7 @@ class Clock:
         self.mark += time.perf_counter() - began
 
     def rates(self, clips):
-        """{"clips_per_s", "wait", "seconds"} for so many clips since the last call."""
-        passed, waited = time.perf_counter() - self.mark, self.waited
+        """{"clips_per_s", "wait", "seconds"}; clips: how many were trained on since the last call."""
+        elapsed, waited = time.perf_counter() - self.mark, self.waited
         self.mark, self.waited = time.perf_counter(), 0.0
-        return {"clips_per_s": clips / passed, "wait": waited / passed, "seconds": self.seconds()}
+        return {"clips_per_s": clips / elapsed, "wait": waited / elapsed, "seconds": self.seconds()}

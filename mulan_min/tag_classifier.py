@@ -60,8 +60,8 @@ class TagClassifier(nn.Module):
 
     @torch.inference_mode()
     def embed_text(self, texts):
-        """N of the classifier's labels -> their vectors (N, d) float32 on the CPU, unit rows, so that zero-shot tagging can judge
-        it. Raises MissingData for any other text."""
+        """N of the classifier's labels -> their vectors (N, d) float32 on the CPU, unit rows. So zero-shot tagging can
+        evaluate a classifier too. Raises MissingData for any other text."""
         columns = {label: c for c, label in enumerate(self.labels)}
         texts = check_texts(texts)
         if unknown := [text for text in texts if text not in columns]:
@@ -87,8 +87,8 @@ prepare = with_tags      # tags are one more source of text, for --ratio tags=1
 
 
 def build(config, recordings, valid):
-    """An untrained TagClassifier. The bias of each label starts at its share of the recordings, so a rare label is rare from the
-    first step. Raises UserError."""
+    """An untrained TagClassifier. Each label's bias starts at the logit of its share of the recordings, so a rare label gets a low
+    probability from the first step. Raises UserError."""
     model = TagClassifier(config, choose_labels(recordings, config))
     measure_prior(model, recordings, valid)
     model.classifier.bias.data = model.label_prior.logit(1e-3)
@@ -103,11 +103,11 @@ def load(state, path, recordings, valid):
 
 
 def warm_up(model, recordings, device):
-    """Nothing: there is no text tower."""
+    """Does nothing, because there is no text tower."""
 
 
 def make_targets(model):
-    """The function that gives a batch its labels, see `data.collate`."""
+    """Returns the function that makes a batch's label table, see `data.collate`."""
     return partial(label_targets, model.labels, parse_ratio(model.config.data.ratio))
 
 
@@ -116,14 +116,14 @@ def label_targets(labels, sources, recordings, texts):
 
 
 def chances(model):
-    """(binary cross entropy, R@1) of a model that knows no more than each label's share of the training recordings."""
+    """(binary cross entropy, R@1) of a model that knows only each label's share of the training recordings."""
     prior = model.label_prior
     return F.binary_cross_entropy(prior, prior).item(), prior.max().item()
 
 
 def backward(net, batch, step, model, world):
-    """As contrastive.backward, with binary cross entropy, the mean over labels. R@1 is the share of the recordings whose highest
-    logit is that of one of their labels."""
+    """Like contrastive.backward. The loss is the binary cross entropy, averaged over the labels. R@1 is the share of recordings
+    whose highest logit belongs to one of their labels."""
     def forward(audio, targets):
         logits = net(audio).float()
         losses = F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(1)
@@ -145,9 +145,9 @@ def validate(model, recordings, step):
 
 
 def backward_in_chunks(forward, net, batch, optim, world):
-    """Gradients of the mean loss over the global batch; clips do not depend on one another, so chunks simply follow one another.
-
-    forward: (audio, targets (b, C)) -> (losses (b,), losses with another recording's labels (b,), logits (b, C)), by `net`.
+    """Adds the gradients of the mean loss over the global batch. The loss of a clip does not depend on other clips, so chunks are
+    independent. forward calls `net`: (audio, targets (b, C)) -> (losses (b,), losses with another recording's labels (b,),
+    logits (b, C)).
     Returns (loss, R@1, loss with another recording's labels), over all processes.
     """
     audio, targets = audio_of(batch), batch["targets"]
@@ -163,8 +163,8 @@ def backward_in_chunks(forward, net, batch, optim, world):
 
 
 def measure_prior(model, recordings, valid):
-    """Sets model.label_prior (C,), each label's share of the training recordings with text of a source in use. Raises UserError
-    when the validation recordings can judge no label (`valid` is empty on all processes but the first)."""
+    """Sets model.label_prior (C,): each label's share of the training recordings that have text of a source in use. Raises
+    UserError when no label can be evaluated on `valid`, the validation recordings (empty on all processes but the first)."""
     sources = parse_ratio(model.config.data.ratio)
     model.label_prior = label_table([r for r in recordings if r.text.keys() & sources.keys()], model.labels, sources).mean(0)
     if valid:
@@ -174,23 +174,23 @@ def measure_prior(model, recordings, valid):
 def choose_labels(recordings, config):
     """The labels on --label-recordings or more recordings, in alphabetical order; with --label-set only those of that set. Raises
     UserError when there are none."""
-    sources, least = parse_ratio(config.data.ratio), config.data.label_recordings
+    sources, minimum = parse_ratio(config.data.ratio), config.data.label_recordings
     counts = Counter(label for recording in recordings for label in labels_of(recording, sources))
     if name := config.tagger.label_set:
         sets = [read_labels(folder) for folder in config.data.data]
         if not all(name in known for known in sets):
             raise UserError(f"--label-set {name} is not in labels.json of each --data; there are {', '.join(map(', '.join, sets))}")
         counts = Counter({label: counts[label] for known in sets for label in known[name]})
-    labels = sorted(label for label, count in counts.items() if count >= least)
+    labels = sorted(label for label, count in counts.items() if count >= minimum)
     if not labels:
-        raise UserError(f"none of {len(counts)} labels in --ratio {config.data.ratio} is on {least} or more training recordings: "
+        raise UserError(f"none of {len(counts)} labels in --ratio {config.data.ratio} is on {minimum} or more training recordings: "
                         "lower --label-recordings, or name another source of labels")
-    print0(f"{len(labels)} labels are on {least} or more recordings, {len(counts) - len(labels)} others are left out")
+    print0(f"{len(labels)} labels are on {minimum} or more recordings, {len(counts) - len(labels)} others are left out")
     return labels
 
 
 def judged_labels(truth):
-    """Which labels some but not all of the recordings have: (N, C) -> (C,), all bool. Raises UserError when there are none."""
+    """(N, C) -> (C,), both bool: True for labels on some but not all recordings. Raises UserError when there are none."""
     judged = has_both_classes(truth)
     if not judged.any():
         raise UserError("no label is on some but not all recordings of split 'valid'; put more recordings there")
@@ -198,6 +198,6 @@ def judged_labels(truth):
 
 
 def label_auc(logits, truth):
-    """Macro ROC-AUC over the labels that can be judged: (N, C), (N, C) bool -> float. Raises UserError."""
+    """Macro ROC-AUC over the labels of `judged_labels`: logits (N, C), truth (N, C) bool -> float. Raises UserError."""
     judged = judged_labels(truth)
     return float(metrics.roc_auc(logits[:, judged].numpy(), truth[:, judged].numpy()).mean())

@@ -52,15 +52,15 @@ def score_labels(folder, label_sets, names, truth, scores, seed, notes=()):
             notes.append(f"{folder}: labels without {kind} in the test split are left out: {', '.join(compress(names, lacking))}")
     column = {names[c]: c for c in np.flatnonzero(has_both_classes(truth))}
     for name, members in label_sets.items():
-        kept = [column[label] for label in members if label in column]
-        if len(kept) < 2:
-            notes.append(f"{folder}: fewer than two labels of set '{name}' can be judged; left out")
+        indices = [column[label] for label in members if label in column]
+        if len(indices) < 2:
+            notes.append(f"{folder}: fewer than two labels of set '{name}' can be evaluated; left out")
             continue
-        chances = 0.5, metrics.chance_average_precision(positives[kept], items).mean()
-        labels = {names[c]: {"positives": int(positives[c])} for c in kept}
+        chances = 0.5, metrics.chance_average_precision(positives[indices], items).mean()
+        labels = {names[c]: {"positives": int(positives[c])} for c in indices}
         sets[name] = {"labels": labels}
         for prefix, table in scores.items():
-            columns = table[:, kept], truth[:, kept]
+            columns = table[:, indices], truth[:, indices]
             areas, samples = metrics.areas(*columns), metrics.bootstrap_areas(*columns, seed)
             for metric, values, draws, chance in zip(("roc_auc", "average_precision"), areas, samples, chances):
                 sets[name][prefix + metric] = estimate(values.mean(), draws, chance)
@@ -72,7 +72,7 @@ def score_labels(folder, label_sets, names, truth, scores, seed, notes=()):
 
 
 def probe(model, folder, embeddings, seed=0):
-    """Linear probe: logistic regression on the frozen embeddings of the train split, with zero-shot tagging beside it. The embeddings
+    """Linear probe: logistic regression on the frozen embeddings of the train split, beside zero-shot tagging. The embeddings
     are whitened with the mean and covariance of the train split, which keeps the probe linear. Each label has its own regression
     (one-vs-rest). Its C is the value of PROBE_C with the best ROC-AUC on the valid split."""
     label_sets, notes = read_labels(folder), []
@@ -143,11 +143,11 @@ def retrieval(model, folder, embeddings, seed=0):
 def retrieve_own_text(model, folder, embeddings, seed):
     """The first SF text of each test recording ranks all test recordings that have such a text."""
     test, audio = embeddings("test")
-    kept = [i for i, r in enumerate(test) if r.text.get("sf")]
-    if len(kept) < 2:
+    rows = [i for i, r in enumerate(test) if r.text.get("sf")]
+    if len(rows) < 2:
         raise MissingData(f"{folder}: retrieval needs playlists.jsonl, or two test recordings with SF text")
-    scores = embed_texts(model, [test[i].text["sf"][0] for i in kept]) @ audio[kept].T  # (Q, N) with Q = N
-    size, targets = len(kept), np.arange(len(kept))
+    scores = embed_texts(model, [test[i].text["sf"][0] for i in rows]) @ audio[rows].T  # (Q, N) with Q = N
+    size, targets = len(rows), np.arange(len(rows))
     own = query_areas(scores.T, np.eye(size, dtype=bool), seed)
     for k in (1, 10):
         own[f"recall_at_{k}"] = estimate_over(metrics.recall_at_k(scores, targets, k), min(k / size, 1), seed)

@@ -1,11 +1,11 @@
-"""A head start for a text tower without a pretrained BERT. Our choice; the paper starts from public BERT.
+"""Trains a text tower without a pretrained BERT before the contrastive training. Our choice; the paper starts from public BERT.
 
 A BERT with random weights gives nearly the same embedding to every text, because its [CLS] state is then little more than an
-average over the words. The contrastive loss cannot tell such texts apart and stays at its chance value for long, or for ever.
+average over the words. So the contrastive loss stays at its chance value for a long time, or for the whole training.
 
-A recording comes with several texts. From the embedding of one of them a linear layer must predict the words of all of them. Words
-that describe the recording predict each other, so "three-four" moves towards "waltz". Words that describe nothing, such as "the" or
-a greeting, predict nothing, and the embedding learns to ignore them.
+A recording has several texts. A linear layer must predict the words of all of them from the embedding of one of them. Words that
+describe the recording predict each other, so "three-four" moves towards "waltz". Words that describe nothing, such as "the" or a
+greeting, predict nothing, and the embedding learns to ignore them.
 """
 import numpy as np
 import torch
@@ -15,12 +15,11 @@ from torch import nn
 from mulan_min.device import autocast
 from mulan_min.wordpiece import encode
 
-BATCH = 96      # texts a step, at most
+BATCH = 96      # texts per step, at most
 
 
 def word_shares(tokenizer, texts):
-    """The texts of one recording -> (V,) float32: how often each token occurs, as shares that sum to 1. Every text has the same
-    weight, long or short."""
+    """The texts of one recording -> (V,) float32: the share of each token, with sum 1. Every text has the same weight."""
     shares = np.zeros(tokenizer.get_vocab_size(), np.float32)
     rows = [row.ids for row in tokenizer.encode_batch(texts, add_special_tokens=False) if row.ids]
     for ids in rows:
@@ -29,13 +28,13 @@ def word_shares(tokenizer, texts):
 
 
 def warm_up_text(model, groups, config, device, log=print):
-    """Trains model.text for `text_warmup` steps. groups: one list of texts (str) for each recording. The linear layer is thrown
-    away. Holds recordings x vocabulary float32 numbers in memory. log(line) prints the progress."""
+    """Trains model.text for `text_warmup` steps. groups: one list of texts (str) for each recording. The linear layer is not kept.
+    Needs memory for recordings x vocabulary float32 numbers. log(line) prints the progress."""
     steps, optim = config.text.text_warmup, config.optim
     shares = torch.stack([word_shares(model.tokenizer, texts) for texts in groups])         # (recordings, V)
     prior = shares.mean(0)      # (V,)
     decoder = nn.Linear(config.space.dim, len(prior)).to(device)
-    with torch.no_grad():       # at the start the prediction is each word's frequency, whatever the text
+    with torch.no_grad():       # at the start the layer predicts each word's frequency, for any text
         decoder.bias.copy_(prior.clamp_min(1e-6).log())
     parameters = [*model.text.parameters(), *decoder.parameters()]
     optimizer = torch.optim.AdamW(parameters, betas=(0.9, 0.98), weight_decay=0.01)
@@ -48,7 +47,7 @@ def warm_up_text(model, groups, config, device, log=print):
         chosen, texts = map(list, zip(*pairs))      # texts of similar length side by side, see TextTower
         tokens, mask = encode(model.tokenizer, texts, config.text.max_tokens)
         with autocast(device, optim.precision):
-            # Unit vectors give a narrow range of logits; times 10, a layer with weights of ordinary size can be certain of a word.
+            # Unit vectors give a narrow range of logits. After multiplication by 10, ordinary weights give confident predictions.
             logits = decoder(10 * model.text(tokens.to(device), mask))                                 # (B, V)
         loss = F.cross_entropy(logits.float(), shares[chosen].to(device))
         optimizer.zero_grad(set_to_none=True)

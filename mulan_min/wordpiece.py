@@ -66,7 +66,7 @@ def encode(tokenizer: Tokenizer, texts: list[str], max_tokens: int) -> tuple[Ten
         raise UserError(f"max_tokens is {max_tokens}: at least 3 are needed, for [CLS], one piece and [SEP]")
     if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
         raise UserError("texts must be a list of strings, such as ['a slow sad piano waltz']")
-    # Truncated and padded here: enable_truncation() would change the shared tokenizer for other threads and in saved checkpoints.
+    # We truncate and pad here: enable_truncation() would change the shared tokenizer for other threads and in saved checkpoints.
     rows = [row.ids for row in tokenizer.encode_batch([_replace_surrogates(text) for text in texts])]
     rows = [row if len(row) <= max_tokens else row[:max_tokens - 1] + row[-1:] for row in rows]
     length, pad = max(map(len, rows), default=2), tokenizer.token_to_id("[PAD]")
@@ -80,7 +80,7 @@ def _replace_surrogates(text: str) -> str:
 
 
 def _uncased(vocabulary: dict[str, int]) -> Tokenizer:
-    """As bert-base-uncased: lower case, no accents, split at spaces, at punctuation and around each Chinese character."""
+    """A tokenizer like bert-base-uncased: lower case, no accents, split at spaces, punctuation and around Chinese characters."""
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()

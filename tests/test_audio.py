@@ -219,5 +219,5 @@ def test_cut_windows_by_hand():
 def test_an_impossible_sample_rate_is_refused(tmp_path):
     """The resampling filter for this rate would fill the memory."""
     soundfile.write(tmp_path / "fast.wav", np.zeros(200_000), 2**20 + 1)
-    with pytest.raises(AudioError, match="fast.wav: 200000 samples at 1048577 Hz, no rate of sound"):
+    with pytest.raises(AudioError, match="fast.wav: 200000 samples at 1048577 Hz, not a sample rate of audio"):
         read_window(tmp_path / "fast.wav")

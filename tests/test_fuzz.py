@@ -171,7 +171,7 @@ def test_headers_that_lie(sounds, tmp_path):
         flac[18:26] = (packed >> 36 << 36 | length).to_bytes(8, "big")
         claims[f"{length}.flac"] = bytes(flac), "can hold|truncated"
     for rate in (1, 1000, 2**20, 2**31 - 1):
-        claims[f"{rate}.wav"] = with_field("a.wav", 24, rate, 4), "no rate of sound|less than"
+        claims[f"{rate}.wav"] = with_field("a.wav", 24, rate, 4), "not a sample rate of audio|less than"
     claims["length.wav"] = with_field("a.wav", 40, 0x7FFFFFF0, 4), None      # as from a pipe: what is there is taken
     claims["channels.wav"] = with_field("a.wav", 22, 1024, 2), "less than|not audio"
     for name, (content, match) in claims.items():

@@ -213,7 +213,7 @@ def test_damaged_checkpoints_are_told_with_the_remedy_and_it_helps(whole, begun,
     for run in (cut, flipped):
         message = commands[run].refusal()
         assert f"{run / 'last.pt'}: not a checkpoint or file of weights that can be read; perhaps it is damaged or truncated" in message
-        assert f"if {run / 'best.pt'} is whole, copy it to {run / 'last.pt'} to go on from there" in message
+        assert f"if {run / 'best.pt'} is intact, copy it to {run / 'last.pt'} to go on from there" in message
     shutil.copy(cut / "best.pt", cut / "last.pt")
     train.main(arguments(small_world, cut, "--resume"))
     assert same_end(cut, whole)

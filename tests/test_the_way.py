@@ -1,4 +1,4 @@
-"""The README's two lists "the way of one recording" and "... one sentence" are true: one training batch calls these functions in this
+"""The README's two lists "the path of one recording" and "... one sentence" are true: one training batch calls these functions in this
 order."""
 import importlib
 import inspect

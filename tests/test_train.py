@@ -225,8 +225,8 @@ def test_a_run_on_shards_crashed_and_resumed_is_the_same_to_the_bit(packed, tmp_
 
 
 @pytest.mark.parametrize("more, message", [
-    (["--objective", "tags"], "--shards goes without"), (["--data", "x"], "--shards goes without"),
-    (["--shuffle-pairs"], "--shards goes without"), (["--workers", "99"], "shards for 1 ranks of 99 workers"),
+    (["--objective", "tags"], "--shards does not go with"), (["--data", "x"], "--shards does not go with"),
+    (["--shuffle-pairs"], "--shards does not go with"), (["--workers", "99"], "shards for 1 ranks of 99 workers"),
     (["--ratio", "lf=1,none=1"], "no 'none' text")])
 def test_shards_and_what_does_not_go_with_them(packed, tmp_path, more, message):
     with pytest.raises(UserError, match=message):

@@ -6,7 +6,7 @@
     sincnet           band-pass filters with trainable edges (SincNet, Ravanelli and Bengio 2018), then sample-cnn-res-se
 
 An extractor concatenates the maxima over time of its last three blocks: 2 w + 2 w + 4 w features. In comments, `paper` is the
-joint-embedding paper. Batch norm adds a bias, so convolutions have none; they start as in He et al. 2015 (as in Kim et al., too).
+joint-embedding paper. Batch norm adds a bias, so convolutions have none; they start as in He et al. 2015 and in Kim et al.
 Linear layers keep PyTorch's initialisation, so the gates of squeeze-and-excitation start near 1/2.
 """
 import math
@@ -25,19 +25,19 @@ HARMONICS, LEVELS = 6, 128            # levels start at C1, 24 per octave; paper
 C1 = 440 * 2 ** (-45 / 12)            # 32.703 Hz
 FLOOR = 1e-5                          # power, 92 dB below a full-scale sine; our choice
 POOLS = [(2, 2)] * 5 + [(2, 3)] * 2   # (levels, frames) pooled by each block of Harmonic-CNN
-SE_RATIO = 16                         # hidden units per channel (Kim et al., whose code the paper uses); Hu et al. have 1 / 16
+SE_RATIO = 16                         # hidden units per channel (Kim et al., whose code the paper uses); 1 / 16 in Hu et al.
 
 
 def make_extractor(name, width=128, sample_rate=16000, samples=80000, filters=256, filter_length=2501):
     """Make the extractor `name`: waveform (B, samples) at `sample_rate` Hz -> features (B, 8 width). `filters` and `filter_length`
-    are the number of SincNet's filters and their taps. Raises UserError for an unknown name, for `samples` too few to leave a frame
-    after pooling, and for an even filter_length."""
+    are the number of SincNet's filters and their taps. Raises UserError for an unknown name, for so few `samples` that pooling
+    leaves no frame, and for an even filter_length."""
     if name not in EXTRACTORS:
         raise UserError(f'extractor "{name}" is unknown: use one of {", ".join(EXTRACTORS)}')
-    least = (2 ** 5 * 3 ** 2 - 1) * HOP if name == "harmonic-cnn" else 3 ** 10      # 288 frames, 73,472 samples; 59,049 samples
-    if samples < least:
-        raise UserError(f"windows of {samples} samples are too short for {name}, whose pooling needs {least}: "
-                        f"give --seconds {math.ceil(100 * least / sample_rate) / 100:g} or more")
+    minimum = (2 ** 5 * 3 ** 2 - 1) * HOP if name == "harmonic-cnn" else 3 ** 10      # 288 frames, 73,472 samples; 59,049 samples
+    if samples < minimum:
+        raise UserError(f"windows of {samples} samples are too short for {name}, whose pooling needs {minimum}: "
+                        f"give --seconds {math.ceil(100 * minimum / sample_rate) / 100:g} or more")
     if name == "harmonic-cnn":
         return HarmonicCNN(width, sample_rate)
     if name == "sincnet":
@@ -84,7 +84,7 @@ class PoolingBlock(nn.Module):
 
 
 def last_three(x: Tensor, blocks) -> Tensor:
-    """Run x through the blocks -> the outputs of the last three, each its maximum over (F, T), concatenated: (B, features)."""
+    """Run x through the blocks; concatenate the maxima over (F, T) of the last three blocks' outputs -> (B, features)."""
     outputs = [x]
     for block in blocks:
         outputs = [*outputs[-2:], block(outputs[-1])]
@@ -95,8 +95,8 @@ class HarmonicCNN(nn.Module):
     """Harmonic-CNN: waveform (B, samples), or its power spectrogram from `spectrogram` -> features (B, 8 width).
 
     A level is a fundamental frequency f0. Its six harmonics have the same index in six channels, so one kernel sees all partials of
-    a tone together. Filters above Nyquist (at sample rates below 15.4 kHz) always give the floor. 80,000 samples (paper) end in one
-    frame. 4,435,469 parameters at width 128.
+    a tone together. Filters above Nyquist (at sample rates below 15.4 kHz) always give the floor. Pooling reduces 80,000 samples
+    (paper) to one frame. 4,435,469 parameters at width 128.
     """
 
     def __init__(self, width: int, sample_rate: int):
@@ -120,16 +120,16 @@ class HarmonicCNN(nn.Module):
 
     def filters(self) -> Tensor:
         """Filterbank (768, 257). Row 128 h + l is a triangle for harmonic h + 1 of level l: 1 at its centre (h + 1) f0, 0 half a
-        bandwidth away; the bandwidth is (0.1079 centre + 24.7) / Q Hz (paper). Below 60 Hz a few miss every FFT bin: all 0."""
-        like = {"dtype": self.log_q.dtype, "device": self.log_q.device}
-        f0 = C1 * 2 ** (torch.arange(LEVELS, **like) / 24)
-        centre = torch.outer(torch.arange(1, HARMONICS + 1, **like), f0).reshape(-1, 1)
+        bandwidth away; the bandwidth is (0.1079 centre + 24.7) / Q Hz (paper). Some below 60 Hz contain no FFT bin: all 0."""
+        options = {"dtype": self.log_q.dtype, "device": self.log_q.device}
+        f0 = C1 * 2 ** (torch.arange(LEVELS, **options) / 24)
+        centre = torch.outer(torch.arange(1, HARMONICS + 1, **options), f0).reshape(-1, 1)
         half_bandwidth = (0.1079 * centre + 24.7) / (2 * self.log_q.exp())
-        bins = torch.arange(FFT // 2 + 1, **like) * (self.sample_rate / FFT)      # Hz
+        bins = torch.arange(FFT // 2 + 1, **options) * (self.sample_rate / FFT)      # Hz
         return (1 - (bins - centre).abs() / half_bandwidth).clamp_min(0)
 
     def harmonics(self, power: Tensor) -> Tensor:
-        """Power (B, 257, frames) -> decibels (B, 6, 128, frames), [b, h, l] for harmonic h + 1 of level l; never in bfloat16."""
+        """Power (B, 257, frames) -> decibels (B, 6, 128, frames), [b, h, l] for harmonic h + 1 of level l; no bfloat16."""
         with torch.autocast(power.device.type, enabled=False):
             energy = self.filters() @ power.to(self.log_q.dtype)
             return 10 * energy.clamp_min(FLOOR).log10().unflatten(1, (HARMONICS, LEVELS))
@@ -139,10 +139,10 @@ class HarmonicCNN(nn.Module):
 
 
 class SampleCNN(nn.Module):
-    """Sample-CNN: waveform (B, samples) -> features (B, 8 width); 59,049 = 3^10 samples (paper) end in one frame.
+    """Sample-CNN: waveform (B, samples) -> features (B, 8 width). Pooling reduces 59,049 = 3^10 samples (paper) to one frame.
 
-    A convolution of kernel 3 and stride 3, then nine blocks of kernel 3 and pool 3 with w, w, 2 w six times and 4 w channels
-    (paper). `se` and `res` are the blocks'; `in_channels` is the number of filters in SincNet. Parameters at width 128:
+    A convolution of kernel 3 and stride 3, then nine blocks of kernel 3 and pool 3: two with w channels, six with 2 w, one with 4 w
+    (paper). For `se` and `res` see PoolingBlock; `in_channels` is SincNet's number of filters. Parameters at width 128:
     sample-cnn 1,578,112; -se 23,637,376; -res 3,812,480; -res-se 25,871,744.
     """
 
@@ -169,7 +169,7 @@ def correlate_by_three(x: Tensor, kernels: Tensor) -> Tensor:
     """Correlation with stride 3 by FFT, sum over p of kernels[c, p] x[b, 3 t + p]: x (B, n), kernels (C, taps) -> (B, C, length).
 
     Stride 3 in x is stride 1 in three signals, the samples 3 t, 3 t + 1 and 3 t + 2. They are cut into overlapping blocks, four to
-    eight kernels long. Of each block's circular correlation only the outputs that do not wrap around are kept (overlap-save).
+    eight kernels long. Each block is correlated circularly, and only the outputs that do not wrap around are used (overlap-save).
     """
     length = (x.shape[1] - kernels.shape[1]) // 3 + 1
     kernels = F.pad(kernels, (0, -kernels.shape[1] % 3)).unflatten(1, (-1, 3)).transpose(1, 2)      # (C, 3, taps / 3)
@@ -186,15 +186,15 @@ class SincNet(nn.Module):
     """Music-SincNet (paper): waveform (B, samples) -> band-pass filters -> Sample-CNN with se and res -> features (B, 8 width).
 
     A filter has two parameters, its lower edge and its bandwidth. At the start the edges are evenly spaced on the HTK mel scale
-    from 30 Hz to 100 Hz below Nyquist; each filter reaches from its left neighbour's centre to its right neighbour's. Tap by tap,
-    256 filters of 2,501 taps take 3.8e10 multiply-adds for 59,049 samples, ten times as many as all later layers. By FFT, merged
-    with the first convolution: 1.6e8 operations, plus 2.5e8 per batch for the kernels. 25,970,176 parameters at width 128.
+    from 30 Hz to 100 Hz below Nyquist; each filter reaches from its left neighbour's centre to its right neighbour's. Computed
+    directly, 256 filters of 2,501 taps need 3.8e10 multiply-adds for 59,049 samples, ten times as many as all later layers. FFTs,
+    merged with the first convolution, need 1.6e8, plus 2.5e8 per batch for the kernels. 25,970,176 parameters at width 128.
     """
 
     def __init__(self, width: int, sample_rate: int, filters: int, filter_length: int):
         super().__init__()
         if filter_length % 2 == 0:
-            raise UserError(f"filter_length {filter_length} is even: give an odd number of taps, so that there is a middle one")
+            raise UserError(f"filter_length {filter_length} is even: give an odd number of taps, so that one is in the middle")
         self.width, self.sample_rate, self.nyquist, self.taps = 8 * width, sample_rate, sample_rate / 2, filter_length
         hertz = torch.from_numpy(mel_to_hertz(np.linspace(*hertz_to_mel([30, self.nyquist - 100], "htk"), filters + 2), "htk"))
         low, high = hertz[:-2], hertz[2:]

@@ -1,11 +1,11 @@
 """The companion paper, "Music Auto-tagging with Joint Embeddings": a tagger that first learns an embedding of its tags.
 
-Stage 1: an autoencoder of tags learns to rebuild them (L_AE), and the projected audio features are drawn to the embedding of their
-own recording's tags (L_pair). Stage 2: a classifier is trained on the audio features. Without joint embedding (--no-joint) the
-extractor and the classifier are trained together from the first step, as taggers usually are.
+Stage 1: an autoencoder of tags learns to reconstruct them (L_AE), and the projected audio features learn to be close to the
+embedding of their own recording's tags (L_pair). Stage 2: a classifier is trained on the audio features. Without joint embedding
+(--no-joint) the extractor and the classifier are trained together from the first step, as taggers usually are.
 
-It is MuLan's cousin: two towers meet in one space, but one of them reads tags instead of sentences, and no pair is pushed apart.
-Only the rebuilding of the tags keeps all embeddings from collapsing into one point. Functions as in contrastive.py.
+Like MuLan it has two towers with one space. But one tower reads tags instead of sentences, and no pair is pushed apart. Only the
+reconstruction of the tags keeps the embeddings from collapsing into one point. Functions as in contrastive.py.
 """
 from contextlib import suppress
 from functools import partial
@@ -27,7 +27,7 @@ from mulan_min.tag_classifier import (backward_in_chunks, chances, choose_labels
                                       measure_prior, prepare, warm_up)
 from mulan_min.tasks import score_labels
 
-BATCH = 64      # windows at a time in evaluation; our choice
+BATCH = 64      # windows per forward pass in evaluation; our choice
 LEAVES_UNUSED = True      # each stage trains its own modules
 LOG_LINE = tag_classifier.LOG_LINE.replace("tau {temperature:.3f}  ", "")
 VALID_LINE = tag_classifier.VALID_LINE + "  loss {valid_loss:.3f} (another's tags {valid_chance:.3f})"
@@ -43,7 +43,7 @@ def pair_loss(audio, tags):
 
 
 def stage_1_steps(config):
-    """How many of the steps are stage 1; none with --no-joint. Raises UserError where a stage would have no step."""
+    """The number of steps of stage 1; 0 with --no-joint. Raises UserError if one of the stages would have no step."""
     steps, share = config.optim.steps, config.tagger.joint_share
     stage_1 = round(steps * share)
     if config.tagger.joint and not 0 < stage_1 < steps:
@@ -52,7 +52,7 @@ def stage_1_steps(config):
 
 
 class MelFeatures(AudioTower):
-    """MuLan's audio tower up to its projection, as an extractor: waveforms or spectrograms -> (B, width)."""
+    """MuLan's audio tower without its projection, as an extractor: waveforms or spectrograms -> (B, width)."""
 
     def __init__(self, config):
         super().__init__(config)
@@ -62,7 +62,7 @@ class MelFeatures(AudioTower):
 
 
 class JointTagger(nn.Module):
-    """An extractor, an autoencoder of tags, a projection between their spaces, and a classifier.
+    """An extractor, an autoencoder of tags, a projection of the features into the space of the tags, and a classifier.
 
     config: a Config; labels: the C labels to learn. Raises UserError, see `stage_1_steps` and `make_extractor`. For example:
 
@@ -82,19 +82,19 @@ class JointTagger(nn.Module):
         self.encode = nn.Sequential(dense(len(labels), width), dense(width, width))
         self.decode = nn.Sequential(dense(width, width), nn.Linear(width, len(labels)))
         self.project = nn.Sequential(dense(self.audio.width, width), dense(width, width))
-        wide = tagger.classifier_width
-        self.classify = nn.Sequential(dense(self.audio.width, wide), dense(wide, wide), nn.Dropout(tagger.tag_dropout),
-                                      nn.Linear(wide, len(labels)))
+        hidden = tagger.classifier_width
+        self.classify = nn.Sequential(dense(self.audio.width, hidden), dense(hidden, hidden), nn.Dropout(tagger.tag_dropout),
+                                      nn.Linear(hidden, len(labels)))
 
     def forward(self, audio, targets, in_stage_1):
         """audio: what the extractor takes; targets (B, C) of 0 and 1 -> (losses (B,), the losses with the tags of the previous
         recording in the batch (B,), logits (B, C)). In stage 1 the logits are the decoder's output for the audio embedding."""
         if in_stage_1:
             audio, tags = self.project(self.audio(audio)).float(), self.encode(targets).float()
-            rebuilding = (self.decode(tags).float().sigmoid() - targets).square().mean(1)
+            reconstruction = (self.decode(tags).float().sigmoid() - targets).square().mean(1)
             if self.config.tagger.detach_tags:
                 tags = tags.detach()
-            losses, shuffled_losses = (rebuilding + pair_loss(audio, z) for z in (tags, tags.roll(1, 0)))
+            losses, shuffled_losses = (reconstruction + pair_loss(audio, z) for z in (tags, tags.roll(1, 0)))
             return losses, shuffled_losses, self.decode(audio).float()
         logits = self.classify(self.features(audio)).float()
         losses, shuffled_losses = (F.binary_cross_entropy_with_logits(logits, truth, reduction="none").mean(1)
@@ -102,8 +102,8 @@ class JointTagger(nn.Module):
         return losses, shuffled_losses, logits
 
     def features(self, audio):
-        """(B, width). After stage 1 the extractor is frozen (the paper's code trains the classifier alone), unless
-        `finetune_extractor`."""
+        """Extractor's input -> (B, width). In stage 2 the extractor is frozen (the paper's code trains only the classifier), unless
+        `finetune_extractor` is set."""
         if self.config.tagger.joint and not self.config.tagger.finetune_extractor:
             with torch.no_grad(), evaluating(self.audio):
                 return self.audio(audio)
@@ -153,7 +153,7 @@ def load(state, path, recordings, valid):
 
 
 def backward(net, batch, step, model, world):
-    """As tag_classifier.backward; the chance loss is measured: the loss with another recording's tags."""
+    """Like tag_classifier.backward. The chance loss is measured: it is the loss with another recording's tags."""
     forward = partial(net, in_stage_1=step < model.stage_1)
     return backward_in_chunks(forward, net, batch, model.config.optim, world)
 
@@ -163,8 +163,8 @@ def after_step(model):
 
 
 def validate(model, recordings, step):
-    """{"valid_auc": macro ROC-AUC of the labels, "valid_loss", "valid_chance": the loss with another recording's tags}, in stage 1
-    those of stage 1."""
+    """{"valid_auc": macro ROC-AUC of the labels, "valid_loss", "valid_chance": the loss with another recording's tags}. In stage 1
+    the logits and losses are those of stage 1."""
     waveforms = np.stack(middle_windows(recordings, model.config))
     truth = label_table(recordings, model.labels, parse_ratio(model.config.data.ratio))
     losses, shuffled_losses, logits = model.predict(waveforms, truth, step <= model.stage_1)

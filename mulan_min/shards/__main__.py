@@ -9,11 +9,11 @@ from mulan_min.shards.pack import pack, parse_size
 def main(argv=None):
     """Runs the command. Raises UserError."""
     parser = argparse.ArgumentParser("python -m mulan_min.shards", description="Tar shards of a manifest folder.")
-    command = parser.add_subparsers(required=True, metavar="pack").add_parser("pack", help="write them")
+    command = parser.add_subparsers(required=True, metavar="pack").add_parser("pack", help="write the shards")
     command.add_argument("folder", metavar="DIR", help="folder with manifest.jsonl; it is only read")
     command.add_argument("out", metavar="OUT", help="folder to make")
-    command.add_argument("--size", default="1GB", help="of a shard at most, as 500MB, 1GB or 1048576 bytes [1GB]")
-    command.add_argument("--shuffle-seed", type=int, default=0, help="of the random order of the recordings [0]")
+    command.add_argument("--size", default="1GB", help="largest size of a shard: 500MB, 1GB or 1048576 bytes [1GB]")
+    command.add_argument("--shuffle-seed", type=int, default=0, help="seed of the random order of the recordings [0]")
     args = parser.parse_args(argv)
     if args.shuffle_seed < 0:
         raise UserError("--shuffle-seed must be 0 or more")

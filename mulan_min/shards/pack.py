@@ -1,6 +1,6 @@
-"""Packing a manifest folder into tar shards, in WebDataset's naming.
+"""Packs a manifest folder into tar shards, with WebDataset's file names.
 
-A sample is two members: 000000042.flac (or .ogg, ...; the file's own bytes) and 000000042.json {"id", "text", "tags", "start",
+A sample is two members: 000000042.flac (or .ogg, ...; a copy of the file) and 000000042.json {"id", "text", "tags", "start",
 "duration"}.
 """
 import io
@@ -24,11 +24,11 @@ UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
 def pack(folder, out, size, seed=0):
-    """A manifest folder -> out/SPLIT-000000.tar, ... of at most `size` bytes each, index.json with the totals, and the folder's
-    companions. Returns a line to print.
+    """Writes a manifest folder as out/SPLIT-000000.tar, ... of at most `size` bytes each, index.json with the totals, and copies of
+    the folder's COMPANIONS. Returns a line to print.
 
-    The recordings of a split are dealt in random order, because a stream is shuffled only within its buffer. The same folder
-    gives the same bytes. Raises UserError, and then leaves no `out`.
+    The recordings of a split are written in random order, because a stream is shuffled only within its buffer. The same folder
+    gives the same bytes. If it raises UserError, `out` does not exist afterwards.
     """
     out, rows, key = Path(out), [], 0
     if os.path.lexists(out):
@@ -56,13 +56,13 @@ def shuffled(recordings, split, seed):
 
 def cut_into_shards(recordings, size):
     """Yields lists of recordings, in order, each with as many as fit in a tar of `size` bytes. Raises UserError for a recording
-    that fits in none."""
-    # A tar ends with two blocks of zeros or more, up to a whole record of 20 blocks.
+    that is too large for a shard."""
+    # A tar ends with at least two blocks of zeros, as many as complete a record of 20 blocks.
     shard, filled, room = [], 0, size // tarfile.RECORDSIZE * tarfile.RECORDSIZE - 1024
     for recording in recordings:
         need = sum(512 + -(-length // 512) * 512 for length in (recording.audio.stat().st_size, len(sample_json(recording))))
         if need > min(room, SAMPLE_LIMIT):
-            raise UserError(f"{recording.audio}: takes {need} bytes of a shard with room for {min(room, SAMPLE_LIMIT)}; give a "
+            raise UserError(f"{recording.audio}: needs {need} bytes, but a shard has room for {min(room, SAMPLE_LIMIT)}; give a "
                             f"larger --size (a sample may have {SAMPLE_LIMIT} bytes), or cut the file")
         if filled + need > room:
             yield shard
@@ -79,7 +79,7 @@ def sample_json(recording):
 
 
 def write_shard(path, recordings, first):
-    """Writes a tar whose keys are the numbers from `first` on; -> its row of index.json."""
+    """Writes a tar with the keys `first`, `first` + 1, ... Returns its row of index.json."""
     with open(path, "xb") as file:
         with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
             for key, recording in enumerate(recordings, first):

@@ -1,6 +1,6 @@
-"""A tar shard to samples. Nothing in the file is trusted, nothing is written to disk, and what is skipped is reported.
+"""Reads samples from a tar shard. It does not trust the file, writes nothing to disk, and reports everything that it skips.
 
-A shard is read from front to back, with one sample in memory at a time. Neighbouring members that share their name up to its first
+A shard is read from front to back, with one sample in memory at a time. Consecutive members whose names are equal up to the first
 dot form a sample, as in the webdataset library: key.flac (or .ogg, ...) and key.json {"id", "text", "start", "duration"}.
 """
 import itertools
@@ -16,12 +16,12 @@ from mulan_min.data import make_recording
 from mulan_min.errors import UserError
 from mulan_min.files import parse_json
 
-AUDIO = "flac wav ogg oga opus mp3 aif aiff aifc au caf w64 rf64 audio".split()      # `audio`: any other suffix
+AUDIO = "flac wav ogg oga opus mp3 aif aiff aifc au caf w64 rf64 audio".split()      # `audio` stands for other formats
 SAMPLE_LIMIT, JSON_LIMIT, HEADER_LIMIT = 2**29, 2**20, 2**16      # bytes of a sample, its JSON, a long name; our choice
-HELD_LIMIT = 2**30      # bytes of the recordings that are kept in memory for good; our choice
+HELD_LIMIT = 2**30      # bytes of the recordings that `first_recordings` returns; our choice
 
-# position: (index of the shard in its list, number of the sample in the shard); recording: its audio is a SoundBytes, named
-# shard/key
+# position: (index of the shard in its list, number of the sample in the shard); recording: a Recording whose audio is a SoundBytes
+# with the name shard/key
 Sample = namedtuple("Sample", "position recording")
 
 
@@ -31,7 +31,7 @@ def ignore(name, reason):
 
 def find_shards(paths, split="train"):
     """paths: folders with SPLIT-000000.tar, ..., or single shards, which belong to split train -> [Path of a shard]. Raises
-    UserError where there is none."""
+    UserError if there is none."""
     shards = []
     for path in map(Path, [paths] if isinstance(paths, (str, Path)) else paths):
         new = sorted(path.glob(f"{split}-*.tar")) if path.is_dir() else [path][:split == "train"]
@@ -42,26 +42,26 @@ def find_shards(paths, split="train"):
 
 
 def count_samples(paths):
-    """The number of samples in all shards, by the index.json beside them; None where an index.json does not say it."""
+    """The number of samples in all shards, from the index.json beside them; None if an index.json does not give it."""
     samples = {}
     for folder in {path.parent for path in paths}:
         try:
             rows = json.loads((folder / "index.json").read_text(encoding="utf-8"))["shards"]
             samples |= {folder / row["name"]: int(row["samples"]) for row in rows}
-        except (OSError, ValueError, LookupError, TypeError):      # webdataset writes no index.json, others another one
+        except (OSError, ValueError, LookupError, TypeError):      # webdataset writes none, other tools a different one
             continue
     return sum(samples[path] for path in paths) if samples.keys() >= set(paths) else None
 
 
 def printable(name):
-    """A name out of a shard for a message: on one line, unprintable characters escaped, cut to 200 characters."""
+    """A name from a shard in the form for messages: one line, unprintable characters escaped, at most 200 characters of it."""
     return repr(name[:200])[1:-1]
 
 
 def members(file, on_skip):
-    """Yields (name, size) of each regular member of an open tar. The file is then at the member's first byte; the member need not
-    be read. on_skip(name, reason) reports members whose path leads outside, links and devices, which are skipped, and an invalid
-    header, which ends the shard. Python's tarfile would end silently at a damaged header: hence a parser of our own."""
+    """Yields (name, size) of each regular member of an open tar. The file is then at the member's first byte; the caller need not
+    read it. on_skip(name, reason) reports links, devices and members with a path to the outside, which are skipped, and an
+    invalid header, which ends the shard. Python's tarfile would end silently at a damaged header, so this function parses it."""
     length, offset, path = os.fstat(file.fileno()).st_size, 0, None
     while True:
         file.seek(offset)      # forwards only
@@ -69,19 +69,19 @@ def members(file, on_skip):
         if block == bytes(512):
             return
         try:
-            header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")      # checks its sum
+            header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")      # verifies its checksum
         except tarfile.TarError as error:
-            what = f"no tar header ({error})" if block else "cut off, for the end of a tar is missing"
-            return on_skip("", f"{what} at byte {offset} of {length}; the rest is left out")
+            problem = f"no tar header ({error})" if block else "cut off, the end of the tar is missing"
+            return on_skip("", f"{problem} at byte {offset} of {length}; the rest is left out")
         name, size, offset = path or header.name, header.size, offset + 512
         if header.islnk() or header.issym() or header.isdir() or header.isdev():
-            size = 0      # no content follows these, whatever size they claim
+            size = 0      # no content follows these, whatever their header says
         if not 0 <= size <= length - offset:
             return on_skip(name, f"claims {size} bytes at byte {offset} of {length}; the rest is left out")
         offset += -(-size // 512) * 512
-        if header.type in (tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME):      # a name too long for the next member's header
+        if header.type in (tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME):      # the next member's name, too long for its own header
             if size > HEADER_LIMIT:
-                on_skip(name, f"a header of {size} bytes, more than {HEADER_LIMIT}; passed over")
+                on_skip(name, f"a header of {size} bytes, more than {HEADER_LIMIT}; skipped")
                 continue
             body = file.read(size)
             # PAX has lines such as b"26 path=some long name.flac\n"; its other fields (sizes from 8 GB on) are not needed here.
@@ -90,19 +90,19 @@ def members(file, on_skip):
         elif header.type not in (tarfile.XGLTYPE, tarfile.GNUTYPE_LONGLINK):
             path = None
             if name.startswith(("/", "\\")) or "\0" in name or ".." in re.split(r"[/\\]", name):
-                on_skip(name, "its path leads outside; passed over")
+                on_skip(name, "its path leads outside; skipped")
             elif header.type in (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE):
                 yield name, size
             elif not header.isdir():
-                on_skip(name, "a link, a device or another member that is no plain file; passed over")
+                on_skip(name, "a link, a device or another member that is no regular file; skipped")
 
 
 def read_shard(path, skip=0, on_skip=ignore, wanted=None, with_audio=True):
-    """Yields (key, {suffix: bytes}) of each sample in order. The first `skip` samples are not read; with a set `wanted`, only the
-    samples with these numbers are. with_audio=False gives b"" for audio.
+    """Yields (key, {suffix: bytes}) of each sample in order, without the first `skip` samples. If `wanted`, a set of numbers, is
+    given, it yields only the samples with these numbers. with_audio=False gives b"" for audio.
 
-    Raises nothing for what is in the file: a damaged shard ends early, and on_skip(name, reason) reports everything that is left
-    out after the first `skip` samples. Memory: one sample of at most SAMPLE_LIMIT bytes.
+    Invalid content raises no error: a damaged shard ends early, and on_skip(name, reason) reports everything that is left out
+    after the first `skip` samples. Memory: one sample of at most SAMPLE_LIMIT bytes.
     """
     shard, number, key, parts, held = Path(path).name, 0, None, {}, 0
 
@@ -119,7 +119,7 @@ def read_shard(path, skip=0, on_skip=ignore, wanted=None, with_audio=True):
             for name, size in members(file, report):
                 folder, slash, base = name.rpartition("/")
                 stem, dot, ext = base.partition(".")
-                if not stem or not dot or re.match(r"__[^/]*__($|/)", name):      # no sample, or metadata of the shard
+                if not stem or not dot or re.match(r"__[^/]*__($|/)", name):      # not part of a sample, or metadata of the shard
                     continue
                 if key not in (None, folder + slash + stem):
                     if is_wanted():
@@ -128,7 +128,7 @@ def read_shard(path, skip=0, on_skip=ignore, wanted=None, with_audio=True):
                 key, ext, held = folder + slash + stem, ext.lower(), held + 512 + size
                 if ext in parts or held > SAMPLE_LIMIT:
                     reason = "the second of its name" if ext in parts else f"a sample of more than {SAMPLE_LIMIT} bytes"
-                    report(name, f"{reason}; passed over")
+                    report(name, f"{reason}; skipped")
                     held -= size
                 else:
                     parts[ext] = file.read(size) if is_wanted() and (with_audio or ext not in AUDIO) else b""
@@ -153,8 +153,8 @@ def read_samples(path, shard, sources, skip=0, on_skip=ignore, wanted=None, spli
 
 
 def parse_sample(name, parts, sources, split):
-    """{suffix: bytes} -> Recording with its text of `sources`, or None where it has none. Raises UserError for a sample that cannot
-    be used."""
+    """{suffix: bytes} -> Recording with its text of `sources`, or None if it has no such text. Raises UserError for a sample that
+    cannot be used."""
     content = next((content for ext, content in parts.items() if ext in AUDIO), None)
     if content is None or len(parts.get("json", bytes(JSON_LIMIT))) >= JSON_LIMIT:
         raise UserError(f"{name}: needs an audio file and a .json below {JSON_LIMIT} bytes, has {printable(', '.join(parts))}")
@@ -168,8 +168,8 @@ def parse_sample(name, parts, sources, split):
 
 
 def first_recordings(paths, split, sources, count, with_audio):
-    """The first recordings in shards that have text of `sources`: at most `count`, at most HELD_LIMIT bytes in all. with_audio=False
-    leaves their audio out."""
+    """The first recordings in shards that have text of `sources`: at most `count` recordings, and about HELD_LIMIT bytes in all.
+    with_audio=False leaves out their audio."""
     recordings, held = [], 0
     for number, path in enumerate(paths):
         for _, sample in read_samples(path, number, sources, split=split, with_audio=with_audio):

@@ -1,7 +1,7 @@
-"""Tar shards read as an endless stream of batches, for collections that do not fit in one manifest.
+"""Reads tar shards as an endless stream of batches, for collections that do not fit in one manifest.
 
-Memory does not grow with the collection: a reader holds one buffer of samples. It reads on and drops samples for which the buffer
-has no room, so the sources should be mixed in every shard: pack them from one manifest.
+Memory does not grow with the collection: a reader holds one buffer of samples. To find text of a rare source it may drop samples of
+the other sources. So each shard should contain all sources: pack them from one manifest.
 """
 import json
 import zlib
@@ -16,18 +16,18 @@ from mulan_min.errors import UserError
 from mulan_min.sampler import ratio_pattern
 from mulan_min.shards.reader import count_samples, find_shards, read_samples
 
-BUFFER, BUFFER_BYTES = 512, 2**30      # samples and bytes that a reader holds to shuffle; our choice
-TRIES, NOTES = 100, 1000      # unreadable samples in a row that end the stream; reasons reported with one batch; our choice
+BUFFER, BUFFER_BYTES = 512, 2**30      # samples and bytes in a reader's shuffle buffer; our choice
+TRIES, NOTES = 100, 1000      # so many unreadable samples in a row end the stream; most reasons reported per batch; our choice
 
 
 class ShardStream(IterableDataset):
-    """This rank's slices of the global batches, as data.Batches gives them, with the same source in the same slot.
+    """This rank's slices of the global batches, as in data.Batches, with the same source in each slot.
 
-    A reader is one worker of one rank. It has shards of its own in every epoch and makes every `workers`-th batch. The batches are
-    a function of the seed, the shards, `world` and the number of workers (0 is the same as 1). batch["cursor"], of plain values,
-    says where the batch's reader goes on; cursors = {worker: its last cursor} go on exactly there. batch["skipped"] holds what the
-    reader has skipped since its last batch. make_targets, front_end: as in data.collate. Raises UserError for fewer shards than
-    readers, and for cursors of other shards or readers.
+    A reader is one worker of one rank. In every epoch it has its own shards, and it makes every `workers`-th batch. The batches
+    depend only on the seed, the shards, `world` and the number of workers (0 is the same as 1). batch["cursor"], of plain values,
+    is the reader's position after the batch; with cursors = {worker: its last cursor} the stream continues exactly there.
+    batch["skipped"] holds what the reader has skipped since its last batch. make_targets, front_end: as in data.collate. Raises
+    UserError for fewer shards than readers, and for cursors of other shards or readers.
     """
 
     def __init__(self, shards, config, make_targets, rank=0, world=1, front_end=None, cursors=None, split="train"):
@@ -48,19 +48,19 @@ class ShardStream(IterableDataset):
         for cursor in self.cursors.values():
             for name, now in (("shards", self.shards), ("rank", self.rank), ("world", self.world), ("workers", workers)):
                 if cursor[name] != now:
-                    raise UserError(f"the stream was saved with other {name} ({cursor[name]}, now {now}): go on with the same")
+                    raise UserError(f"the stream was saved with other {name} ({cursor[name]}, now {now}): give the same again")
 
     def __iter__(self):
         info = get_worker_info()
         turn, workers = (info.id, info.num_workers) if info else (0, 1)
         try:
             self.check(workers)
-            # DataLoader takes the first batch from worker 0, whichever worker would have made it in a run without a stop.
+            # DataLoader takes the first batch from worker 0, even if without the stop another worker would have made it.
             first = turn + min(self.cursors[w]["step"] if w in self.cursors else w for w in range(workers))
             reader = Reader(self, first % workers, workers)
             for step in range(first, self.config.optim.steps, workers):
                 yield reader.batch(step)
-        except UserError as error:      # as an exception it would leave the worker process as a page of traceback
+        except UserError as error:      # an exception from a worker process would reach the user with a long traceback
             yield {"error": str(error)}
 
 
@@ -71,7 +71,7 @@ class Reader:
 
     def __init__(self, stream, worker, workers):
         self.stream, self.worker, self.workers, self.seed = stream, worker, workers, stream.config.optim.seed
-        self.epoch = self.turn = self.sample = self.reads = 0      # turn: which of its shards; sample: the next one in that shard
+        self.epoch = self.turn = self.sample = self.reads = 0      # turn: index of the shard; sample: the next there
         self.queues, self.skipped = {source: [] for source in stream.ratio}, {}
         self.room = dict.fromkeys(stream.ratio, max(1, BUFFER // len(stream.ratio)))
         self.samples = self.walk()
@@ -83,7 +83,7 @@ class Reader:
         self.room = {source: max(1, len(queue)) for source, queue in self.queues.items()}
 
     def walk(self):
-        """Yields samples without end, None after each epoch. Every epoch deals the shards to the readers anew."""
+        """Yields samples without end, and None after each epoch. The readers get other shards, in a new order, in each epoch."""
         stream, readers = self.stream, self.stream.world * self.workers
         while True:
             order = np.random.default_rng((self.seed, 3, self.epoch)).permutation(len(stream.paths))
@@ -115,7 +115,7 @@ class Reader:
                 queue.append(sample)
             else:
                 queue[int(rng.integers(len(queue)))] = sample
-        # A sample counts once for every queue that it is in, so the memory used is at most this.
+        # A sample is counted once for each queue that it is in, so the true memory is at most this sum.
         while sum(len(s.recording.audio.content) for queue in self.queues.values() for s in queue) > BUFFER_BYTES:
             source = max(self.queues, key=lambda name: len(self.queues[name]))
             if len(self.queues[source]) == 1:
@@ -167,7 +167,7 @@ class Reader:
                 "reads": self.reads, "room": dict(self.room), "queues": queues}
 
     def restore(self, cursor):
-        """Goes to where the cursor says. The samples of the queues are read again, each of their shards once."""
+        """Goes to the position of the cursor. Reads the samples of the queues again, and each of their shards only once."""
         self.epoch, self.turn, self.sample, self.reads = (cursor[name] for name in ("epoch", "turn", "sample", "reads"))
         wanted, samples, self.room = {}, {}, dict(cursor["room"])
         for shard, number in (position for queue in cursor["queues"].values() for position in queue):
@@ -176,5 +176,5 @@ class Reader:
             for number, sample in read_samples(self.stream.paths[shard], shard, self.stream.ratio, wanted=numbers):
                 samples[shard, number] = sample
             if not all(samples.get((shard, number)) for number in numbers):
-                raise UserError(f"{self.stream.paths[shard]}: has changed since the stream was saved; start the run anew")
+                raise UserError(f"{self.stream.paths[shard]}: has changed since the stream was saved; start a new run")
         self.queues = {source: [samples[tuple(position)] for position in cursor["queues"][source]] for source in self.stream.ratio}

@@ -1,1 +1,1 @@
-"""Public weights: files of BERT, AST and ResNet-50 into our towers, and our models into files that other programs read."""
+"""Public weights: loads files of BERT, AST and ResNet-50 into our towers, and writes our models for other programs."""

@@ -1,5 +1,5 @@
-"""python -m mulan_min.weights RUN OUT: writes OUT/mulan.safetensors, the whole model, and OUT/bert/, the text tower's BERT, which
-transformers opens."""
+"""python -m mulan_min.weights RUN OUT: writes OUT/mulan.safetensors, the whole model, and OUT/bert/, the text tower's BERT in the
+format of the transformers library."""
 import argparse
 from pathlib import Path
 
@@ -26,7 +26,7 @@ def main(argv=None):
     save_model(model, out / "mulan.safetensors")
     print(f"{out / 'mulan.safetensors'}: the whole model; {type(model).__name__}.load reads it")
     if not model.tokenizer:
-        return print("a classifier (--objective tags) has no text tower to write")
+        return print("a classifier (--objective tags) has no text tower, so bert/ is not written")
     save_text(model, out / "bert")
     print(f"{out / 'bert'}: the text tower's BERT, without the projection; transformers' AutoModel reads it")
 

@@ -1,4 +1,4 @@
-"""AST and ResNet-50 files, and runs of our own, into the audio tower (paper: section 4, pretraining on AudioSet's labels)."""
+"""Loads AST and ResNet-50 files, and our own runs, into the audio tower (paper: section 4, pretraining on AudioSet's labels)."""
 import torch
 import torch.nn.functional as F
 
@@ -10,7 +10,7 @@ from mulan_min.weights.names import audio_layout, count_blocks
 from mulan_min.weights.published import (PUBLISHED_FILES, as_flags, copy_into, find_file, read_config, read_weights, rename_tensors,
                                          summarise)
 
-# What a config.json must say where we support one kind only. A missing field counts as this value.
+# Fields of a config.json for which we support only these values. A missing field counts as this value.
 RULES = {"ast": {"model_type": "audio-spectrogram-transformer", "hidden_act": "gelu", "qkv_bias": True,
                  "layer_norm_eps": (1e-6, 1e-12)},      # AST was trained with 1e-6; the 1e-12 in transformers makes no difference
          "resnet50": {"model_type": "resnet", "hidden_act": "relu", "layer_type": "bottleneck", "depths": [3, 4, 6, 3],
@@ -42,7 +42,7 @@ def init_audio(model, path):
 
 
 def from_run(tensors, saved, path):
-    """A run's tensors and Config -> (tensors of its audio network, report, the sizes as an AST's config.json gives them)."""
+    """A run's tensors and Config -> (tensors of its audio network, report, its sizes in the form of an AST's config.json)."""
     network = {name.removeprefix("audio.net."): x for name, x in tensors.items() if name.startswith("audio.net.")}
     report = [f"{path}: the audio network, {len(network)} of {len(tensors)} tensors of a run of ours"]
     if saved.tower.audio != "ast":
@@ -64,15 +64,15 @@ def from_publisher(tensors, layout, rules, path):
 
 
 def require_sizes(tower, path, **sizes):
-    """Raises UserError unless the run's audio settings have these sizes, those of the file."""
-    if wrong := {name: value for name, value in sizes.items() if getattr(tower, name) != value}:
-        current = ", ".join(f"{name} {getattr(tower, name)}" for name in wrong)
-        raise UserError(f"{path}: the run has {current}; type {as_flags(wrong)}, or use --preset paper")
+    """Raises UserError unless the run's audio settings equal `sizes`, which are the sizes of the file."""
+    if different := {name: value for name, value in sizes.items() if getattr(tower, name) != value}:
+        current = ", ".join(f"{name} {getattr(tower, name)}" for name in different)
+        raise UserError(f"{path}: the run has {current}; type {as_flags(different)}, or use --preset paper")
 
 
 def fit_resnet(model, tensors, kernel, path, report, file_config):
-    """Changes `tensors` in place to fit: sums the first kernel over the colours of a picture, and sets batch norm's counters to 0
-    where an old file has none. Adds to the report."""
+    """Changes `tensors` in place to fit: sums the first kernel over an image's colour channels, and sets batch norm's counters to
+    0 if an old file has none. Adds to the report."""
     require_sizes(model.config.tower, path, resnet_width=len(kernel))
     if kernel.shape[1] > 1:
         tensors["stem.0.weight"] = kernel.sum(1, keepdim=True)
@@ -109,9 +109,9 @@ def fit_ast(model, tensors, kernel, path, report, file_config):
 
 
 def published_grid(patches, patch, run_frames, file_config, path):
-    """The grid (along mels, along frames) of a file with `patches` patches of size `patch` (mels, frames). file_config gives it.
-    Without one, it is the first usual size of a published AST with as many patches; the run's own number of frames counts as
-    usual too. Raises UserError when no size fits."""
+    """The grid (along mels, along frames) of a file with `patches` patches of size `patch` (mels, frames). file_config gives it. If
+    there is none, it is the first common size of a published AST with as many patches; the run's own number of frames is tried
+    too. Raises UserError when no size fits."""
     defaults = {"num_mel_bins": 128, "max_length": 1024, "frequency_stride": 10, "time_stride": 10}
     candidates = [(128, frames, stride, stride) for frames in (1024, 512, 128, run_frames) for stride in (10, 12, 14, 16)]
     if "num_mel_bins" in file_config:

@@ -1,4 +1,4 @@
-"""BERT folders: into the text tower (paper: section 4), or as a text encoder of its own, the paper's text baselines."""
+"""Loads BERT folders into the text tower (paper: section 4), or as separate text encoders, the paper's text baselines."""
 import json
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from mulan_min.wordpiece import encode, load_wordpiece
 # Our settings of the text tower, and their names in a BERT's config.json
 BERT_SIZES = {"text_width": "hidden_size", "text_depth": "num_hidden_layers", "text_heads": "num_attention_heads",
               "text_mlp": "intermediate_size", "max_tokens": "max_position_embeddings"}
-# What a config.json must say where we support one kind only. A missing field counts as this value.
+# Fields of a config.json for which we support only these values. A missing field counts as this value.
 BERT_RULES = {"model_type": "bert", "hidden_act": "gelu", "position_embedding_type": "absolute", "is_decoder": False}
 
 
@@ -34,7 +34,7 @@ def bert_sizes(folder):
 
 def copy_bert(bert, folder):
     """Copies a BERT folder's tensors into a `Bert` with the folder's sizes -> report. Embedding tables with more rows than `bert`
-    has are cut. Raises UserError when files or tensors do not fit."""
+    has are cut. Raises UserError when a file or a tensor does not fit."""
     path = find_file(folder, PUBLISHED_FILES)
     tensors, report = rename_tensors(read_weights(path)[0], "BERT", path)
     for name, reason in (("words", "the pieces of its tokenizer"), ("positions", "max_tokens"), ("token_types", "one is used")):

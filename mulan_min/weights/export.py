@@ -1,4 +1,4 @@
-"""Our models in files that other programs read."""
+"""Writes our models as files that other programs read."""
 import json
 
 from mulan_min import checkpoint
@@ -18,7 +18,7 @@ def save_model(model, path):
 
 
 def save_text(model, folder):
-    """Writes a MuLan's BERT as a folder that transformers' AutoModel and AutoTokenizer load. The layout has no place for the
+    """Writes a MuLan's BERT as a folder that transformers' AutoModel and AutoTokenizer load. The layout has no name for the
     projection to the shared space. MuLan has no pooler, so transformers gives the BERT a random one. Raises UserError when the
     folder cannot be written."""
     text, tokenizer, vocab = model.config.text, model.tokenizer, model.tokenizer.get_vocab()

@@ -1,16 +1,16 @@
 """The names of tensors in published files, and our names for them. This module only translates names.
 
-Where several published tensors have the same name of ours, they are stacked along the first dimension in the order of these
-tables: here queries, keys and values are one matrix.
+If several published tensors have the same name here, they are stacked along the first dimension in the order of these tables. For
+example, our model has one matrix for queries, keys and values.
 """
 import re
 
-# A tensor that only this layout has
+# {name of a tensor that only one layout has: this layout}
 SIGNS = {"v.pos_embed": "AST, original", "embeddings.position_embeddings": "AST, transformers",
          "conv1.weight": "ResNet-50, torchvision", "embedder.embedder.convolution.weight": "ResNet-50, transformers"}
 
-# {end of our name: what follows it}. ResNet-50's layers with the number 0 are convolutions without bias, those with 1 batch norms.
-# Names that end in weight, prefix or positions are tensors already. Other layers have weight and bias.
+# {end of our layer's name: suffixes of its tensors}. In ResNet-50, layers with the number 0 are convolutions without bias, those
+# with 1 are batch norms. Names that end in weight, prefix or positions are tensors already. Other layers have weight and bias.
 PARAMETERS = {"0": (".weight",), "1": (".weight", ".bias", ".running_mean", ".running_var", ".num_batches_tracked"),
               "weight": ("",), "prefix": ("",), "positions": ("",)}
 
@@ -83,7 +83,7 @@ def published_names(layout, depth=12):
 
 
 def strip_prefixes(name):
-    """A tensor's name without what training scripts and wrapper models put before it, in any combination. LayerNorm's gamma and
+    """A tensor's name without the prefixes that training scripts and wrapper models add, in any combination. LayerNorm's gamma and
     beta, in the first BERT files, become weight and bias."""
     name = re.sub(r"^((module|_orig_mod|0\.auto_model|model|bert|audio_spectrogram_transformer|resnet)\.)+", "", name)
     return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
@@ -95,5 +95,5 @@ def audio_layout(names):
 
 
 def count_blocks(names):
-    """The number of transformer blocks in a file. It counts different numbers, so one absurd number costs nothing."""
+    """The number of transformer blocks in a file: the count of distinct block numbers, so one absurdly high number does no harm."""
     return len({match[1] for name in names if (match := re.search(r"\b(?:layer|blocks)\.(\d+)\.", name))})

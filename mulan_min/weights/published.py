@@ -1,6 +1,6 @@
 """Published weights: reads files and the config.json beside them, renames their tensors, and copies them into a module.
 
-Every load returns a report, a list of lines. They say what was loaded, renamed, resized, and left out with the reason. A tensor
+Every load returns a report, a list of lines. They say what was loaded, renamed, resized and left out, with the reasons. A tensor
 that is missing, unexpected or of another shape is an error. Nothing in a file is executed.
 """
 import json
@@ -67,7 +67,7 @@ def read_config(path, rules):
 
 def rename_tensors(tensors, layout, path):
     """Tensors of a published layout -> ({our name: float32 tensor}, report). Raises UserError for an unexpected tensor, or two
-    tensors for the same place. `path` is the file to name in errors."""
+    tensors of the same name. `path` is the file to name in errors."""
     names = published_names(layout, count_blocks(tensors))
     known = {published for stack in names.values() for published in stack}
     by_published_name, left_out, unexpected = {}, {}, []
@@ -108,15 +108,15 @@ def copy_into(module, tensors, path, report):
     for names, problem in ((expected.keys() - tensors.keys(), "missing"), (tensors.keys() - expected.keys(), "not in our model")):
         if names:
             raise UserError(f"{path}: {summarise(sorted(names))} (our name) {problem}; is the file damaged, or of another size?")
-    if wrong := [f"{name} {describe(tensors[name])} instead of {describe(x)}" for name, x in expected.items()
-                 if describe(tensors[name]) != describe(x)]:
-        raise UserError(f"{path}: {summarise(wrong)} (our name); give the run the sizes of the file")
+    if mismatched := [f"{name} {describe(tensors[name])} instead of {describe(x)}" for name, x in expected.items()
+                      if describe(tensors[name]) != describe(x)]:
+        raise UserError(f"{path}: {summarise(mismatched)} (our name); give the run the sizes of the file")
     module.load_state_dict(tensors)
     return [*report, f"loaded    {len(tensors)} tensors, {sum(x.numel() for x in tensors.values()):,} numbers"]
 
 
 def summarise(names):
-    """The first three names, and how many more there are."""
+    """A text with the first three names and the number of the others."""
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 

@@ -7,9 +7,9 @@ from mulan_min.weights.published import as_flags
 
 
 def sizes_as_flags(typed):
-    """typed: {setting: value} with a text_init, as the user typed it -> the settings that this BERT folder decides, as if the user
-    had typed them too. max_tokens is the smaller of the folder's and the run's. The text warm-up is off unless typed, since a
-    published BERT does not need it. Raises UserError for a typed size that differs from the folder's, and as `config.check`."""
+    """typed: {setting: value} with a text_init, as the user typed it -> {setting: value} of the settings that this BERT folder
+    decides. max_tokens is the smaller of the folder's and the run's. The text warm-up is off unless typed, since a published BERT
+    does not need it. Raises UserError for a typed size that differs from the folder's, and as `config.check`."""
     text = resolve(typed).text
     sizes = bert_sizes(text.text_init)
     for name, value in sizes.items():
@@ -21,6 +21,6 @@ def sizes_as_flags(typed):
 def init_towers(model):
     """Copies the weights that the model's config names into its towers -> report. Raises UserError when they do not fit."""
     text_init, audio_init, report = model.config.text.text_init, model.config.tower.audio_init, []
-    if text_init:      # only a MuLan has one, see `config.check`
+    if text_init:      # only MuLan can have a text_init, see `config.check`
         report += [*copy_bert(model.text.net, text_init), "new       the projection to the shared space"]
     return report + (init_audio(model, audio_init) if audio_init else [])

@@ -648,7 +648,7 @@ def test_tasks_of_the_other_kind_of_run_are_one_line(learned, tones, tmp_path):
     assert type(evaluate.load_run(mulan)) is MuLan
     assert "autotag" not in evaluate.main(["--task", "all", "--run", str(mulan)])
     for task in ("tagging", "probe", "retrieval", "triplet"):
-        with one_line("a run of --objective joint-tags has --task autotag alone"):
+        with one_line("a run of --objective joint-tags needs --task autotag"):
             evaluate.main(["--task", task, "--run", str(learned(0)[1])])
     with one_line("mulan/best.pt: "):
         JointTagger.load(mulan)
@@ -691,7 +691,7 @@ def test_a_checkpoint_with_another_config_is_one_line(runs, tmp_path, change, me
     ("ast", ["--classifier-width", "-1"], "--classifier-width -1 must be 1"),
     ("ast", ["--extractor-width", "0"], "--extractor-width 0 must be 1"),
     ("ast", ["--test-windows", "0"], "--test-windows 0 must be 1"), ("ast", ["--tag-dropout", "1"], "--tag-dropout 1 must be"),
-    ("ast", ["--joint-share", "0"], "--joint-share must be above 0 and below 1; without stage 1 it is --no-joint"),
+    ("ast", ["--joint-share", "0"], "--joint-share must be above 0 and below 1; to train without stage 1 use --no-joint"),
     ("ast", ["--joint-share", "1"], "--joint-share must"), ("ast", ["--joint-share", "nan"], "--joint-share nan must"),
     ("ast", ["--steps", "1"], "--joint-share 0.333333 of --steps 1 leaves a stage without steps"),
     ("ast", ["--joint-share", "0.99"], "--joint-share 0.99 of --steps 12 leaves a stage without steps"),
@@ -699,7 +699,7 @@ def test_a_checkpoint_with_another_config_is_one_line(runs, tmp_path, change, me
     ("ast", ["--label-recordings", "99"], r"none of \d+ labels in --ratio tags=1 is on 99 or more"),
     ("ast", ["--text-init", "bert"], "--text-init does not go with --objective joint-tags"),
     ("sample-cnn", ["--audio-init", "x"], "--audio-init does not go with --audio sample-cnn"),
-    ("ast", ["--shards", "x"], "--shards goes without"),
+    ("ast", ["--shards", "x"], "--shards does not go with"),
 ])
 def test_what_cannot_be_trained_is_one_line(small_world, tmp_path, monkeypatch, audio, more, message):
     monkeypatch.setattr(joint_tagger, "backward_in_chunks", None)      # before a step is lost

@@ -201,7 +201,7 @@ def test_sizes(text, size):
 
 @pytest.mark.parametrize("args, message", [
     (["--size", "1 zebra"], "--size '1 zebra' is not like 500MB"), (["--size=-5MB"], "is not like"),
-    (["--size", "10KB"], "10240 bytes or more"), (["--size", "9" * 400], "is not like"), (["--size", "20480"], "0.wav: takes"),
+    (["--size", "10KB"], "10240 bytes or more"), (["--size", "9" * 400], "is not like"), (["--size", "20480"], "0.wav: needs"),
     (["--shuffle-seed", "-1"], "must be 0 or more")])
 def test_refusals_are_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys, args, message):
     folder = make_folder(tmp_path / "in", 1)
