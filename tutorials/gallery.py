@@ -24,7 +24,7 @@ def main(path):
     base = Piece("", "test", 3, "folk", "flute", (), "happy", "mid-tempo", 110.0, "busy", "dry", key=0, mode="major", meter=4)
     waveforms = {}
     for genre, recipe in RECIPES.items():
-        waveforms[genre] = render(replace(base, genre=genre, backing=(recipe.backing.split(",")[0],), bpm=sum(recipe.bpm) / 2,
+        waveforms[genre] = render(replace(base, genre=genre, backing=(recipe.backing[0],), bpm=sum(recipe.bpm) / 2,
                                           meter=3 if genre == "waltz" else 4), seconds=6.0)
     for name in FAMILIES["instrument"]:
         waveforms[name] = np.zeros(6 * SAMPLE_RATE, np.float32)

@@ -3,8 +3,10 @@
 `plan_pieces` depends on its arguments only. All of it is our choice: the paper trains on 44 million clips of real music,
 which a laptop does not have.
 """
+import re
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -28,79 +30,30 @@ NEW_PAIRS = 24                         # (genre, lead) pairs that only test and 
 
 
 class Recipe(NamedTuple):
-    """One genre. Patterns have one character per sixteenth note of a bar: 16 of them in 4/4, 12 in 3/4."""
-    bpm: tuple        # lowest and highest tempo
-    swing: float      # position of the off-beat eighth within the beat: 0.5 straight, 0.67 triplets
-    chords: str       # degrees of the scale, one per bar
-    sevenths: bool    # four-note chords
-    drums: str        # "drum pattern" pairs; X accent, x hit, o ghost note (a very soft one)
-    bass: str         # instrument and pattern; r root, 3, 5, 6, 8 the step above it, held until the next
-    comp: str         # accompaniment; c short chord, C chord held until the next, a next chord tone
-    backing: str      # instruments that may accompany, separated by commas
-    moods: str        # moods that are twice as likely in this genre as the others
+    """One genre; recipes.txt explains the fields."""
+    bpm: tuple
+    swing: float
+    chords: str
+    sevenths: bool
+    drums: str
+    bass: str
+    comp: str
+    backing: list
+    moods: list
 
 
-RECIPES = {
-    "waltz": Recipe((84, 180), 0.5, "1 1 5 5 5 5 1 1", False,
-                    "soft_kick x........... brush ....x...x...",
-                    "upright r...........", "....c...c...",
-                    "accordion,piano,violin,harp", "happy,dreamy"),
-    "techno": Recipe((116, 148), 0.5, "1 1 1 6", False,
-                     "club_kick X...X...X...X... hat xoxoxoxoxoxoxoxo open_hat ..x...x...x...x. "
-                     "clap ....o.......x..x",
-                     "synth_bass ..rr..rr..rr..r8", "...c..c....c..c.",
-                     "synthesizer,choir,electric piano,organ", "energetic,tense"),
-    "house": Recipe((108, 132), 0.54, "6 2 5 1", True,
-                    "club_kick X...X...X...X... clap ....X.......X... open_hat ..x...x...x...x. "
-                    "shaker xoxxxoxxxoxxxoxx",
-                    "finger_bass r..r..r...8...r.", "c..c..c...c..c..",
-                    "piano,organ,electric piano,synthesizer", "happy,energetic"),
-    "drum and bass": Recipe((158, 180), 0.5, "1 1 6 7", False,
-                            "kick X.........x..... snare ....X..o.o..X..o hat x.x.x.x.x.x.x.x. "
-                            "ride x.......x.......",
-                            "sub_bass r.....r...r.....", "C...............",
-                            "synthesizer,choir,electric piano,violin", "energetic,tense"),
-    "ambient": Recipe((54, 96), 0.5, "1 4 1 6", False, "",
-                      "sub_bass r...............", "C...............",
-                      "choir,synthesizer,harp,vibraphone,bells", "calm,dreamy"),
-    "blues": Recipe((60, 134), 0.67, "1 4 1 1 4 4 1 1 5 4 1 5", True,
-                    "kick X.......x.x..... snare ....X.......X... hat x.x.x.x.x.x.x.x.",
-                    "finger_bass r.r.3.3.5.5.6.6.", "C.c.....C.c.....",
-                    "electric guitar,piano,organ", "sad,tense"),
-    "swing": Recipe((100, 220), 0.67, "2 5 1 6", True,
-                    "ride x...X.x.x...X.x. foot_hat ....x.......x... soft_kick o...o...o...o...",
-                    "upright r...3...5...6...", "..c...c.......c.",
-                    "piano,trumpet,clarinet,vibraphone,acoustic guitar", "happy,energetic"),
-    "bossa nova": Recipe((92, 150), 0.5, "1 6 2 5", True,
-                         "rim X..X..X...X..X.. shaker XoxoXoxoXoxoXoxo soft_kick x.....X.x.....X.",
-                         "upright r.....5.5.....r.", "c..c..c...c..c..",
-                         "acoustic guitar,electric piano,vibraphone,flute", "calm,happy"),
-    "reggae": Recipe((62, 96), 0.58, "1 4 5 4", False,
-                     "kick ........X....... rim ........X....... hat o.x.o.x.o.x.o.x.",
-                     "finger_bass r..r..3.5.......", "..c...c...c...c.",
-                     "electric guitar,organ,piano", "calm,happy"),
-    "rock": Recipe((84, 166), 0.5, "1 5 6 4", False,
-                   "kick X.......X.x..... snare ....X.......X... open_hat x.x.x.x.x.x.x.x.",
-                   "finger_bass r.r.r.r.r.r.r.r.", "C...C.C.C...C.C.",
-                   "electric guitar,organ,piano", "energetic,tense"),
-    "hip hop": Recipe((66, 106), 0.56, "1 6 4 5", True,
-                      "kick X......X..X..... snare ....X.......X... hat X.xoX.x.X.xoX.xx "
-                      "scratch ..X...x...X..x.X",
-                      "sub_bass r......r..r.....", "C.........c.....",
-                      "electric piano,piano,vibraphone,synthesizer", "calm,sad"),
-    "folk": Recipe((72, 152), 0.5, "1 4 1 5", False,
-                   "soft_kick x.......x....... shaker ....x.......x...",
-                   "upright r.......5.......", "a.a.a.a.a.a.a.a.",
-                   "acoustic guitar,banjo,accordion,violin,harp", "calm,sad"),
-    "funk": Recipe((82, 126), 0.53, "1 1 4 1", True,
-                   "kick X..x......x..x.. snare ....X..o.o..X..o hat xxxxxxxxxxxxxxxx",
-                   "slap_bass r..r...8..r.8.r.", "..c..cc...c..c.c",
-                   "electric guitar,electric piano,organ,trumpet", "happy,energetic"),
-    "march": Recipe((86, 136), 0.5, "1 5 1 4 1 5 5 1", False,
-                    "big_drum X.......X....... field_snare X..xX.xxX..xXoxo cymbal x.......x.......",
-                    "tuba r.......5.......", "....c.......c...",
-                    "trumpet,clarinet,flute,bells", "happy,energetic"),
-}
+def read_entries(name):
+    """Returns the entries of a text file beside this module: {field: list of phrases} for each. Its head explains the format."""
+    text = re.sub("^#.*\n", "", Path(__file__).with_name(name).read_text(encoding="utf-8"), flags=re.M)
+    return [{field: re.split(r"\s*[|\n]\s*", phrases.strip())
+             for field, phrases in re.findall(r"^(\w+):(.*(?:\n  .*)*)", entry, re.M)} for entry in text.strip().split("\n\n")]
+
+
+RECIPES = {}
+for entry in read_entries("recipes.txt"):
+    one = {field: phrases[0] for field, phrases in entry.items()}
+    RECIPES[one["genre"]] = Recipe(tuple(map(int, one["bpm"].split())), float(one["swing"]), one["chords"], one["sevenths"] == "yes",
+                                   one["drums"], one["bass"], one["comp"], entry["backing"], entry["moods"])
 
 
 class Mood(NamedTuple):
@@ -173,12 +126,12 @@ def _split_pairs(rng):
 
 def _plan_piece(id, split, genre, lead, rng):
     recipe = RECIPES[genre]
-    weights = np.array([1 + (mood in recipe.moods.split(",")) for mood in FAMILIES["mood"]])
+    weights = np.array([1 + (mood in recipe.moods) for mood in FAMILIES["mood"]])
     mood = str(rng.choice(FAMILIES["mood"], p=weights / weights.sum()))
     low, high = recipe.bpm
     bpm = round(low + (high - low) * float(np.clip(rng.normal(MOODS[mood].tempo, 0.22), 0, 1)), 1)
     density = str(rng.choice(FAMILIES["density"]))
-    candidates = [name for name in recipe.backing.split(",") if name != lead]
+    candidates = [name for name in recipe.backing if name != lead]
     count = 1 if density == "busy" else int(rng.random() < 0.5)
     return Piece(       # the order of the random draws below is part of the world: another order would give other pieces
         id=id, split=split, seed=int(rng.integers(2**31)), genre=genre, lead=lead,

@@ -6,11 +6,10 @@ teach a text tower that "three beats to the bar" and "waltz" belong together. Al
 the web.
 """
 import re
-from pathlib import Path
 
 import numpy as np
 
-from mulan_min.demo.pieces import FAMILIES
+from mulan_min.demo.pieces import FAMILIES, read_entries
 
 _CLASS_LABELS = {"genre": "{} music", "lead": "{}", "backing": "{}", "mood": "{} music", "tempo": "{} music",
                  "density": "{} texture", "production": "{} recording"}
@@ -21,17 +20,9 @@ MISSING = {"lf": 0.10, "pl": 0.20, "aset": 0.15}    # share of recordings withou
 MIN_MEMBERS = 3                                     # smallest playlist
 NEGATIVES = 10                                      # triplets for each label and for each playlist
 
-
-def _read(name):
-    """Returns the entries of a text file beside this module: {field: list of phrases} for each. Its head explains the format."""
-    text = re.sub("^#.*\n", "", Path(__file__).with_name(name).read_text(encoding="utf-8"), flags=re.M)
-    return [{field: re.split(r"\s*[|\n]\s*", phrases.strip())
-             for field, phrases in re.findall(r"^(\w+):(.*(?:\n  .*)*)", entry, re.M)} for entry in text.strip().split("\n\n")]
-
-
-ACTIVITIES = _read("activities.txt")
-_TEMPLATES, _FILLERS = _read("templates.txt")
-_LABELS = {entry["label"][0]: entry for entry in _read("labels.txt")}
+ACTIVITIES = read_entries("activities.txt")
+_TEMPLATES, _FILLERS = read_entries("templates.txt")
+_LABELS = {entry["label"][0]: entry for entry in read_entries("labels.txt")}
 WORDINGS = {label: [label, *entry["wordings"]] for label, entry in _LABELS.items()}
 SYNONYMS = {label: entry["synonym"][0] for label, entry in _LABELS.items() if "synonym" in entry}
 ARTISTS = {label: entry["artists"] for label, entry in _LABELS.items() if "artists" in entry}

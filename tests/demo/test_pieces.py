@@ -55,5 +55,5 @@ def test_recipes_fit_their_bar(genre):
     recipe, steps = RECIPES[genre], 12 if genre == "waltz" else 16
     patterns = recipe.drums.split()[1::2] + recipe.bass.split()[1:] + [recipe.comp]
     assert {len(pattern) for pattern in patterns} == {steps}
-    backing = recipe.backing.split(",")
+    backing = recipe.backing
     assert set(backing) <= set(FAMILIES["instrument"]) and len(backing) >= 3   # at least two remain beside any lead
