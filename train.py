@@ -65,7 +65,8 @@ def main(argv=None):
     front_end = getattr(model.audio, "spectrogram", None) if device.type == "cpu" else None
     if front_end:
         torch.set_num_threads(min(torch.get_num_threads(), max(1, os.cpu_count() - config.data.reader_cores)))
-    cursors = state["cursors"][min(rank, len(state["cursors"]) - 1)] if state else {}      # {worker: its position}
+    saved = state["cursors"] if state and config.data.shards else [{}]
+    cursors = saved[min(rank, len(saved) - 1)]      # {worker: its position}
     arguments = config, objective.make_targets(model), rank, world, front_end
     batches = ShardStream(config.data.shards, *arguments, cursors) if config.data.shards else Batches(recordings, *arguments)
     if not state:

@@ -90,11 +90,11 @@ def backward(net, batch, step, model, world):
 
     def loss_of(audio, text, temperature):
         gathered = distributed.gather_embeddings(audio, text, optim.batch_size)
-        recalls.append(recall_at_1(audio, text, gathered, keys))
+        recalls.append(recall_at_1(audio, text, gathered))
         return world * cmc_loss(audio, text, temperature, gathered, keys)
 
-    if 0 < optim.chunk_size < len(inputs["audio"]):
-        loss = chunked_backward(net, inputs, optim.chunk_size, embed, loss_of)
+    if (count := distributed.chunk_count(optim)) > 1:
+        loss = chunked_backward(net, inputs, count, embed, loss_of)
     else:
         loss = loss_of(*embed(inputs), model.temperature)
         loss.backward()

@@ -133,18 +133,18 @@ def collate(waveforms, recordings, texts, make_targets, front_end):
     """One batch, the same for files and shards, as a dictionary:
 
     "ids"          [str]
-    "keys"         (B,) int64, a number for each id, see `cmc_loss`
+    "keys"         (B,) int64, a number for each clip, see `cmc_loss`
     "waveforms"    (B, samples) float32; with a `front_end` (waveforms -> spectrograms) the batch has instead of them
     "spectrograms" (B, mels, frames)
-    and what make_targets(recordings, texts) returns: {"tokens", "mask"} for texts, {"targets"} for labels. The pairs are sorted by
-    the length of their texts, so that neighbours need little padding (see TextTower).
+    and what make_targets(recordings, texts) returns: {"tokens", "mask"} for texts, {"targets"} for labels. Pairs with texts are
+    sorted by their number of tokens, so that neighbours need little padding (see TextTower).
     """
-    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-    waveforms, recordings, texts = ([items[i] for i in order] for items in (waveforms, recordings, texts))
+    targets = make_targets(recordings, texts)
+    order = targets["mask"].sum(1).argsort(stable=True) if "mask" in targets else torch.arange(len(texts))
+    recordings, waveforms = ([items[i] for i in order] for items in (recordings, waveforms))
+    keys = [zlib.crc32(f"{r.audio} {r.start}".encode(errors="backslashreplace")) for r in recordings]
+    batch = {"ids": [r.id for r in recordings], "keys": torch.tensor(keys), **{name: x[order] for name, x in targets.items()}}
     waveforms = torch.from_numpy(np.stack(waveforms))
-    ids = [recording.id for recording in recordings]
-    keys = torch.tensor([zlib.crc32(i.encode(errors="backslashreplace")) for i in ids])
-    batch = {"ids": ids, "keys": keys, **make_targets(recordings, texts)}
     if front_end is None:
         return batch | {"waveforms": waveforms}
     with torch.no_grad():

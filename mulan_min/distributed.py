@@ -119,6 +119,13 @@ def slice_sizes(size, world):
     return [size * (rank + 1) // world - size * rank // world for rank in range(world)]
 
 
+def chunk_count(optim):
+    """Into how many chunks of at most --chunk-size clips each process cuts its slice of a batch: 1 without --chunk-size. The count is
+    the same on all processes, because every chunk of a network with synced batch norm waits for the others'."""
+    sizes = slice_sizes(optim.batch_size, dist.get_world_size() if dist.is_initialized() else 1)
+    return min(-(-max(sizes) // optim.chunk_size), min(sizes)) if optim.chunk_size else 1
+
+
 def gather_rows(x, size):
     """Each process passes its rows (b, ...) of a batch of `size`; returns all rows (B, ...) on every process, with gradients.
 

@@ -23,15 +23,15 @@ def set_random_state(state, device):
         torch.cuda.set_rng_state(state[1], device)
 
 
-def chunked_backward(model, inputs, chunk_size, embed, loss_of):
+def chunked_backward(model, inputs, count, embed, loss_of):
     """Adds the gradient of loss_of(audio, text, temperature) over the whole batch to every parameter's .grad. Returns the loss,
     detached.
 
     model: a MuLan, or its DistributedDataParallel, which averages the gradients only once, with the last chunk.
-    inputs: {name: (B, ...)}. embed: a function that calls `model`, {name: (b, ...)} -> (audio (b, d), text (b, d)).
+    inputs: {name: (B, ...)}. embed: a function that calls `model`, {name: (b, ...)} -> (audio (b, d), text (b, d)). There are `count`
+    chunks; each takes every count-th pair, as the pairs are sorted by the length of their texts and batch norm needs a mixture.
     """
-    count = len(next(iter(inputs.values())))
-    chunks = [{name: x[start:start + chunk_size] for name, x in inputs.items()} for start in range(0, count, chunk_size)]
+    chunks = [{name: x[k::count] for name, x in inputs.items()} for k in range(count)]
     temperature = getattr(model, "module", model).temperature
     device, states, embedded = temperature.device, [], []
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
@@ -41,12 +41,14 @@ def chunked_backward(model, inputs, chunk_size, embed, loss_of):
             embedded.append(embed(chunk))
         for buffer, before in buffers:
             buffer.copy_(before)
-    audio, text = (torch.cat(parts).requires_grad_() for parts in zip(*embedded))
+    size = len(next(iter(inputs.values())))
+    order = torch.cat([torch.arange(k, size, count) for k in range(count)]).argsort().to(device)      # back into the batch's order
+    audio, text = (torch.cat(parts)[order].requires_grad_() for parts in zip(*embedded))
     tau = temperature.detach().requires_grad_()
     loss = loss_of(audio, text, tau)
     loss.backward()
-    for chunk, state, *gradients in zip(chunks, states, audio.grad.split(chunk_size), text.grad.split(chunk_size)):
-        last = chunk is chunks[-1]
+    for k, (chunk, state) in enumerate(zip(chunks, states)):
+        last, gradients = k == count - 1, [audio.grad[k::count], text.grad[k::count]]
         set_random_state(state, device)
         with nullcontext() if last or not hasattr(model, "no_sync") else model.no_sync():
             outputs = list(embed(chunk))

@@ -21,7 +21,7 @@ def cmc_loss(audio, text, temperature, gathered=None, keys=None):
     its first pair in them) and gets its part of the mean: the parts of all processes add up to the loss. A process computes
     b x B cosines, never B x B.
 
-    keys: (B,) integers, equal for pairs of the same recording, which may be drawn once for each source. Such pairs are not
+    keys: (B,) integers, equal for pairs of the same recording, which may be drawn several times for one batch. Such pairs are not
     negatives of each other (our choice). Without keys all pairs count as pairs of different recordings.
     """
     if audio.shape != text.shape or audio.ndim != 2:
@@ -32,9 +32,10 @@ def cmc_loss(audio, text, temperature, gathered=None, keys=None):
     with torch.autocast(audio.device.type, enabled=False):      # bf16 is not precise enough for exp(cos / 0.02)
         dtype = torch.promote_types(audio.dtype, torch.float32)
         audio, text, all_audio, all_text, tau = (x.to(dtype) for x in (audio, text, all_audio, all_text, temperature))
-        own = slice(first, first + len(audio))
-        keys = torch.arange(len(all_audio), device=audio.device) if keys is None else keys
-        same = keys[own, None] == keys                                      # (b, B): the positive pair, and duplicates
+        own, index = slice(first, first + len(audio)), torch.arange(len(all_audio), device=audio.device)
+        itself = index[own, None] == index                                  # (b, B): the positive pair
+        same = itself if keys is None else keys[own, None] == keys          # the positive pair and duplicates
+        same = same & ~same.all(1, keepdim=True) | itself                   # but a batch of one recording has negatives too
         rows = audio @ all_text.T / tau                                     # (b, B): [i, j] = x_i . t_j / tau
         positive = rows.diagonal(first)
         rows = rows.masked_fill(same, -math.inf)                            # removes them from both sums
@@ -43,17 +44,17 @@ def cmc_loss(audio, text, temperature, gathered=None, keys=None):
         return (negatives - positive).sum() / len(all_audio)
 
 
-def recall_at_1(audio, text, gathered=None, keys=None):
-    """The share of the batch whose audio is nearest to a text of its own recording; with several processes, this process's part of
-    that share. `gathered` and `keys` as in `cmc_loss`."""
+def recall_at_1(audio, text, gathered=None):
+    """The share of the batch whose audio is nearest to its own text; with several processes, this process's part of that share.
+    `gathered` as in `cmc_loss`. Chance is 1 / B; another text of the same recording does not count."""
     _, all_text, first = gathered or (audio, text, 0)
-    keys = torch.arange(len(all_text), device=audio.device) if keys is None else keys
     nearest = (audio.detach() @ all_text.detach().T).argmax(dim=1)
-    return keys[nearest].eq(keys[first:first + len(audio)]).sum() / len(all_text)
+    return nearest.eq(torch.arange(first, first + len(audio), device=audio.device)).sum() / len(all_text)
 
 
 def chance_loss(batch_size):
-    """The loss when all similarities are equal: ln(2(B - 1)). A run whose loss stays at this value has learned nothing."""
+    """The loss when all similarities are equal: ln(2(B - 1)). A run whose loss stays at this value has learned nothing. Where each
+    recording occurs n times in a batch, the value is ln(2(B - n)), which is lower by about (n - 1) / B."""
     return math.log(2 * (batch_size - 1))
 
 

@@ -124,10 +124,10 @@ class TextTower(nn.Module):
     def forward(self, tokens, mask):
         # `data.collate` has sorted the texts by length. Each part goes through BERT alone, padded only to its longest text.
         # A mask on the CPU gives the lengths without waiting for the GPU.
-        states = []
+        states, on_device = [], mask.to(tokens.device, non_blocking=True)
         for rows in torch.arange(len(tokens)).tensor_split(min(PARTS, len(tokens))):
             part = slice(int(rows[0]), int(rows[-1]) + 1), slice(int(mask[rows].sum(1).max()))
-            states.append(self.net(tokens[part], mask[part].to(tokens.device))[:, 0])        # (B / PARTS, width)
+            states.append(self.net(tokens[part], on_device[part])[:, 0])                    # (B / PARTS, width)
         return l2_normalize(self.project(torch.cat(states)))                                 # (B, width) -> (B, d)
 
 
@@ -199,7 +199,8 @@ def restore(state, source, objective, build):
     try:
         config, tensors = config_from_dict(state["config"], source), state["model"]
         if config.optim.objective != objective:
-            raise UserError(f"{source}: trained with --objective {config.optim.objective}, not {objective}; eval.py loads either")
+            raise UserError(f"{source}: trained with --objective {config.optim.objective}, not {objective}: load it with the class "
+                            "of its objective, as eval.py does")
         # A damaged config may state huge sizes, so the first model allocates no memory: it takes over the file's tensors.
         with torch.device("meta"):
             build(config).load_state_dict(tensors, assign=True)

@@ -42,8 +42,8 @@ class Sampler:
         return rng.permutation(self.members[source])
 
     def batch(self, step):
-        """[(source, recording index)] of global batch `step`, batch_size long. A recording may occur once for each source; the loss
-        does not treat such pairs as negatives of each other."""
+        """[(source, recording index)] of global batch `step`, batch_size long. A recording may occur several times, mostly for
+        different sources; the loss does not treat such pairs as negatives of each other."""
         return [self.slot(step * self.batch_size + i) for i in range(self.batch_size)]
 
     def slot(self, i):

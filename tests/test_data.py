@@ -171,14 +171,28 @@ def test_a_half_damaged_recording_is_the_same_whatever_was_read_before(tmp_path)
         assert alone["ids"] == forward[step]["ids"] and torch.equal(alone["waveforms"], forward[step]["waveforms"])
 
 
-def test_keys_are_equal_for_equal_ids_alone(tmp_path):
-    """Four recordings in batches of six: some occur twice. Half a surrogate pair, as JSON may hold it, has a key too."""
+def test_keys_are_equal_for_one_clip_alone(tmp_path):
+    """Four recordings in batches of six: some occur twice. The same id in another collection, or another clip of the same file, has
+    another key. A path may hold what UTF-8 cannot."""
     make_folder(tmp_path, 4)
     item = make_batches(tmp_path)[3]
     same = torch.tensor([[a == b for b in item["ids"]] for a in item["ids"]])
     assert torch.equal(item["keys"][:, None] == item["keys"], same) and 6 < same.sum() < 36
-    odd = Recording("\ud83c", tmp_path / "0.wav", "train", {})
-    assert collate([ramp(1, 0)], [odd], ["x"], lambda *_: {}, None)["keys"].dtype == torch.int64
+    clips = [Recording("a", tmp_path / name, "train", {}, [], start) for name, start in (("0", 0.0), ("1", 0.0), ("0", 0.5), ("\udcff", 0.0))]
+    keys = collate([ramp(1, 0)] * 4, clips, ["x"] * 4, lambda *_: {}, None)["keys"]
+    assert keys.dtype == torch.int64 and len(keys.unique()) == 4
+
+
+def test_pairs_are_sorted_by_their_tokens_and_stay_together(tmp_path):
+    make_folder(tmp_path)
+    batches = make_batches(tmp_path)
+    recordings, texts = batches.recordings[:4], ["sf words of number0", "x", "number2 number2 words of of of", "words"]
+    item = collate([ramp(1, i / 20) for i in range(4)], recordings, texts, batches.make_targets, None)
+    assert item["mask"].sum(1).tolist() == sorted(item["mask"].sum(1).tolist()) and len(item["mask"].sum(1).unique()) > 2
+    for ident, waveform, tokens in zip(item["ids"], item["waveforms"], item["tokens"]):
+        i = int(ident[1:])
+        assert waveform[0] == pytest.approx(i / 20)
+        assert torch.equal(tokens[tokens > 0], torch.tensor(batches.make_targets.args[0].encode(texts[i]).ids))
 
 
 def test_nothing_readable_is_one_line_even_from_a_worker(tmp_path):

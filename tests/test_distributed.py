@@ -53,7 +53,7 @@ def whole(audio, **changes):
     audio_rows, text_rows = model(batch["spectrograms"], batch["tokens"], batch["mask"])
     loss = cmc_loss(audio_rows, text_rows, model.temperature, keys=batch["keys"])
     loss.backward()
-    return {"loss": loss.detach(), "recall": recall_at_1(audio_rows, text_rows, keys=batch["keys"]), **gradients(model), **dict(model.named_buffers())}
+    return {"loss": loss.detach(), "recall": recall_at_1(audio_rows, text_rows), **gradients(model), **dict(model.named_buffers())}
 
 
 def ten_steps(net, model, rank, world):

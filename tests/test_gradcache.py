@@ -14,10 +14,10 @@ def embed_by(model):
     return lambda part: model(part["spectrograms"], part["tokens"], part["mask"])
 
 
-@pytest.mark.parametrize("chunk", [1, 4, 10])
-def test_chunks_give_the_gradients_of_the_whole_batch(chunk):
+@pytest.mark.parametrize("count", [11, 3, 2])
+def test_chunks_give_the_gradients_of_the_whole_batch(count):
     expected, (model, batch) = whole("ast"), make("ast")
-    loss = chunked_backward(model, batch, chunk, embed_by(model), partial(cmc_loss, keys=batch["keys"]))
+    loss = chunked_backward(model, batch, count, embed_by(model), partial(cmc_loss, keys=batch["keys"]))
     torch.testing.assert_close(loss, expected["loss"], atol=1e-12, rtol=0)
     for name, value in gradients(model).items():
         torch.testing.assert_close(value, expected[name], atol=1e-9, rtol=1e-9)
@@ -29,12 +29,12 @@ def test_chunks_replay_dropout_and_masks_and_see_the_same_statistics_twice(audio
     changes = {"text_dropout": 0.3, "audio_dropout": 0.3, "freq_mask": 8, "time_mask": 10}
     (model, batch), (reference, _) = make(audio, **changes), make(audio, **changes)
     torch.manual_seed(7)
-    parts = [embed_by(reference)({name: x[start:start + 4] for name, x in batch.items()}) for start in range(0, BATCH, 4)]
-    audio_rows, text_rows = map(torch.cat, zip(*parts))
+    parts = [embed_by(reference)({name: x[k::3] for name, x in batch.items()}) for k in range(3)]
+    audio_rows, text_rows = (torch.stack([rows[i % 3][i // 3] for i in range(BATCH)]) for rows in zip(*parts))
     loss = cmc_loss(audio_rows, text_rows, reference.temperature, keys=batch["keys"])
     loss.backward()
     torch.manual_seed(7)
-    found = chunked_backward(model, batch, 4, embed_by(model), partial(cmc_loss, keys=batch["keys"]))
+    found = chunked_backward(model, batch, 3, embed_by(model), partial(cmc_loss, keys=batch["keys"]))
     torch.testing.assert_close(found, loss.detach(), atol=1e-12, rtol=0)
     expected, before = gradients(reference), gradients_without_dropout(audio)
     for name, value in gradients(model).items():

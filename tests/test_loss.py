@@ -34,7 +34,7 @@ def test_equals_the_formula(batch, tau):
 
 
 def test_pairs_of_one_recording_are_no_negatives_of_each_other():
-    """By the formula, for the whole batch and for slices of it as several processes have them; R@1 counts any text of the recording."""
+    """By the formula, for the whole batch and for slices of it as several processes have them. R@1 counts the own text alone."""
     audio, text, tau = unit_rows(9), unit_rows(9, seed=1), torch.tensor(0.2, dtype=torch.float64)
     keys = torch.tensor([5, 1, 2, 5, 3, 1, 5, 4, 0])
     expected = brute_force(audio, text, 0.2, keys.tolist())
@@ -45,8 +45,18 @@ def test_pairs_of_one_recording_are_no_negatives_of_each_other():
     assert sum(parts) == pytest.approx(expected, rel=1e-12)
     text = audio.clone()
     text[[0, 3]] = text[[3, 0]]      # each nearest to the other's text, which is of the same recording
-    assert recall_at_1(audio, text) == pytest.approx(7 / 9) and recall_at_1(audio, text, keys=keys) == 1
-    assert sum(recall_at_1(audio[s], text[s], (audio, text, s.start), keys) for s in slices) == 1
+    assert recall_at_1(audio, text) == pytest.approx(7 / 9)
+    assert sum(recall_at_1(audio[s], text[s], (audio, text, s.start)) for s in slices) == pytest.approx(7 / 9)
+
+
+@pytest.mark.parametrize("batch", [2, 5])
+def test_a_batch_of_one_recording_has_its_other_pairs_as_negatives(batch):
+    """Else there would be none, and the loss would be minus infinity."""
+    audio, text, tau = unit_rows(batch), unit_rows(batch, seed=1), torch.tensor(0.2, dtype=torch.float64)
+    keys = torch.full((batch,), 7)
+    assert cmc_loss(audio, text, tau, keys=keys).item() == pytest.approx(brute_force(audio, text, 0.2), rel=1e-12)
+    parts = [cmc_loss(audio[s], text[s], tau, (audio, text, s.start), keys).item() for s in (slice(0, 1), slice(1, batch))]
+    assert sum(parts) == pytest.approx(brute_force(audio, text, 0.2), rel=1e-12)
 
 
 def test_the_positive_is_not_in_the_denominator():

@@ -56,7 +56,9 @@ def read_config(path, rules):
     """Reads a config.json. `rules` is {field: the only value that we support, or a tuple of such values}; a missing field counts
     as that value. Raises UserError when the file cannot be read or breaks a rule."""
     try:
-        config = dict(json.loads(path.read_text(encoding="utf-8")))
+        config = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(config, dict):
+            raise ValueError("not a JSON object")
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{path}: not a config.json that can be read ({error})") from error
     for name, rule in rules.items():
