@@ -15,7 +15,7 @@ SCRIPTS = {name: ROOT / f"{name}.py" for name in ("train", "eval")}
 MODULES = sorted(name for name in FILES if not name.endswith("__"))      # without __init__ and __main__
 # Lines at most, never raised to make room: if something new does not fit, something else gets simpler.
 BOUNDS = {"train.py": 300, "eval.py": 150, "ring 1": 3500, "demo": 1200, "datasets": 800, "mining": 600, "shards": 500, "weights": 560,
-          "companion": 450, "all": 8000}
+          "companion": 450, "to the batch": 1750, "all": 8000}
 LONGEST_FUNCTION = 120      # lines, in train.py
 
 
@@ -155,7 +155,9 @@ def test_the_house_stays_small():
     sums = {folder: sum(count for name, count in lines.items() if name.startswith(f"{folder}/")) for folder in FOLDERS}
     scripts = {f"{name}.py": lines[f"{name}.py"] for name in SCRIPTS}
     total = sum(lines.values())
-    sums |= {**scripts, "all": total, "ring 1": total - sum(sums.values()) - sum(scripts.values())}
+    path = order()[:order().index("data") + 1]      # what is read up to the training batch
+    sums |= {**scripts, "all": total, "ring 1": total - sum(sums.values()) - sum(scripts.values()),
+             "to the batch": sum(lines[f"{name}.py"] for name in path)}
     assert sums.keys() == BOUNDS.keys()
     assert {name: count for name, count in sums.items() if count > BOUNDS[name]} == {}
     assert longest_function(source("train")) <= LONGEST_FUNCTION
