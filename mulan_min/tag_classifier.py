@@ -152,7 +152,7 @@ def backward_in_chunks(forward, net, batch, optim, world):
     """
     audio, targets = audio_of(batch), batch["targets"]
     sums, size = torch.zeros(3, device=targets.device), len(targets)
-    for rows in torch.arange(size, device=targets.device).split(optim.chunk_size or size):
+    for rows in torch.arange(size, device=targets.device).tensor_split(distributed.chunk_count(optim)):
         with nullcontext() if world == 1 or rows[-1] == size - 1 else net.no_sync():
             with autocast(targets.device, optim.precision):
                 losses, shuffled_losses, logits = forward(audio[rows], targets[rows])

@@ -241,6 +241,7 @@ assert last < chance - (0.1 if FAST else 0.2)
 # %% [markdown]
 # The pictures show the logits $x_i \cdot t_j / \tau$ of one training batch. Row $i$ is a recording, column $j$ is a text, and the
 # true pairs are on the diagonal. The means of each row and each column are subtracted, because they do not distinguish pairs.
+# A batch is sorted by the length of its texts, so long comments are on the right.
 # Before training almost nothing is left, so the loss was at chance. After two minutes of training the diagonal is still faint.
 # The histogram on the right shows the difference better, with the pairs of many batches: texts are closer to their own recording.
 # Not every text can be, because a fifth of the comments is not about the music.
