@@ -7,6 +7,7 @@ A run folder holds config.json, tokenizer.json (if the run reads text), metrics.
 import math
 import os
 import sys
+from contextlib import closing
 from pathlib import Path
 
 # This must come before `import torch`: by default its waiting threads occupy cores that the process which reads audio needs.
@@ -45,6 +46,7 @@ def main(argv=None):
 
     # Data. Only the first process validates, logs and saves.
     recordings, valid = map(objective.prepare, read_recordings(config, rank))
+    collection = run_folder.fingerprint(recordings)
     valid = [] if rank else choose_valid(valid, config, print0)
     if config.data.shuffle_pairs:
         recordings = shuffle_pairs(recordings, optim.seed)
@@ -79,7 +81,7 @@ def main(argv=None):
     optimizer = make_optimizer(model, optim)
     step, best, seconds, stage_1 = 0, -math.inf, 0.0, objective.stage_1_steps(config)
     if state:
-        step, best, seconds = run_folder.progress_of(state, optimizer, folder / "last.pt")
+        step, best, seconds = run_folder.progress_of(state, optimizer, folder / "last.pt", collection)
     elif not rank:
         run_folder.clear(folder)
     if not rank:
@@ -92,15 +94,14 @@ def main(argv=None):
         all_cursors = distributed.all_gather_object(cursors)
         if not rank:
             checkpoint.save(folder / name, {
-                "step": step, "best": best, "seconds": clock.seconds(), "config": config.to_dict(),
+                "step": step, "best": best, "seconds": clock.seconds(), "config": config.to_dict(), "collection": collection,
                 "labels": getattr(model, "labels", []), "tokenizer": model.tokenizer.to_str() if model.tokenizer else "",
                 "model": model.state_dict(), "optimizer": optimizer.state_dict(), "cursors": all_cursors})
 
     print0(describe(model, batches, objective, f"{world} x {device.type}" if world > 1 else device))
     skipped, clock, r1_chance = {}, run_folder.Clock(seconds), objective.chances(model)[1]
     bar = tqdm(total=optim.steps, initial=step, unit="step", disable=rank or not sys.stderr.isatty(), dynamic_ncols=True)
-    with stop_requested() as stop, bar:
-        stream = iter(loader(batches, step, config.data.workers))
+    with stop_requested() as stop, bar, closing(loader(batches, step, config.data.workers)) as stream:
         logged = step
         while step < optim.steps and not distributed.all_reduce_sum(torch.tensor(float(stop.is_set()), device=device)):
             with clock.waiting():
@@ -174,7 +175,7 @@ def read_recordings(config, rank):
         return [first_recordings(find_shards(data.shards, split), split, sources, count, split == "valid")
                 for split, count in (("train", WORD_RECORDINGS), ("valid", VALID_RECORDINGS))]
     if not data.data:
-        world = Path(f"data/demo-{data.demo_recordings}")
+        world = Path(f"data/demo-{data.demo_recordings}").absolute()      # a run may be resumed from another folder
         data.data = [str(world if rank else make_world(world, recordings=data.demo_recordings))]
         distributed.broadcast_object(None)      # the other processes wait here until the demo world exists
     return [read_collection(data.data, split) for split in ("train", "valid")]

@@ -133,7 +133,7 @@ class OptimSettings:
     chunk_size: int = setting(0, help="clips per chunk, for a batch too large for memory (gradcache.py); 0: no chunks; our choice")
     sync_batch_norm: bool = setting(True, help="ResNet-50's batch statistics come from all processes; our choice")
     clip_norm: float = setting(1.0, low=1e-9, help="largest gradient norm; our choice")
-    precision: str = setting("auto", choices=("auto", "bf16", "fp32"), help="auto measures which one is faster; our choice")
+    precision: str = setting("auto", choices=("auto", "bf16", "fp32"), help="auto: bf16 where the device has units for it; our choice")
     compile: bool = setting(False, help="torch.compile on both towers; needs a compiler, e.g. g++; our choice")
     seed: int = setting(0, help="random seed of weights, batches and masks; our choice")
     log_every: int = setting(50, laptop=20, smoke=4, low=1, help="steps between lines in the log; our choice")

@@ -1,6 +1,7 @@
 """Worker processes that read batches in advance, and the errors when one of them fails, dies or hangs."""
 import multiprocessing
 import signal
+import threading
 from contextlib import contextmanager
 
 import torch
@@ -21,29 +22,51 @@ def check_skipped(skipped, total):
 
 def loader(batches, first_step, workers):
     """Yields batches first_step, first_step + 1, ...; each worker process reads whole batches in advance. A stream
-    (shards.ShardStream) stores its own first step. Raises UserError when a batch cannot be read, or not within PATIENCE."""
+    (shards.ShardStream) stores its own first step. Close the generator to end the workers: they ignore other requests to stop, and
+    Python waits for them at exit. Raises UserError when a batch cannot be read, or not within PATIENCE."""
     order = {} if isinstance(batches, IterableDataset) else {"sampler": range(first_step, len(batches))}
+    before = multiprocessing.active_children()
     with worker_errors():
-        for batch in DataLoader(batches, batch_size=None, num_workers=workers, prefetch_factor=3 if workers else None,
+        items = iter(DataLoader(batches, batch_size=None, num_workers=workers, prefetch_factor=3 if workers else None,
                                 worker_init_fn=start_worker, pin_memory=torch.cuda.is_available(),
-                                timeout=PATIENCE if workers else 0, **order):
-            if "error" in batch:
-                raise UserError(batch["error"])
-            yield batch
+                                timeout=PATIENCE if workers else 0, **order))
+        processes = set(multiprocessing.active_children()) - set(before)
+        try:
+            if len(processes) < workers:      # torch does not notice a process that has ended before it has started the others
+                raise RuntimeError("a DataLoader worker ended at its start")
+            for batch in items:
+                if "error" in batch:
+                    raise UserError(batch["error"])
+                yield batch
+        except (OSError, EOFError) as error:      # of the connection to a process that ends just now, or inside of a worker
+            raise error if "Caught" in str(error) or not workers else RuntimeError(f"DataLoader worker: {error}") from error
+        finally:
+            kill(processes)
+            del items      # while torch's iterator exists, it takes the end of its processes for a failure
+
+
+def kill(processes):
+    """Ends worker processes at once, also one that hangs in a read. torch's handler for the end of a child process is switched off
+    meanwhile: it would raise an error."""
+    is_main = hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread()
+    handler = is_main and signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for process in processes:
+        process.kill()
+    for process in processes:
+        process.join()
+    if handler:
+        signal.signal(signal.SIGCHLD, handler)
 
 
 @contextmanager
 def worker_errors():
     """A context that turns torch's errors about a worker process that has died, or has given no batch for PATIENCE, into a
     UserError. torch may raise them at any point of the training process, so the context surrounds all of it."""
-    before = multiprocessing.active_children()
     try:
         yield
     except RuntimeError as error:
-        if "DataLoader" not in str(error):
+        if "DataLoader" not in str(error) or "Caught" in str(error):      # Caught: an exception inside of a worker
             raise
-        for process in set(multiprocessing.active_children()) - set(before):
-            process.kill()      # a process that hangs in a read ignores other signals, and Python would wait for it at exit
         reason = (f"no batch was read within {PATIENCE} s: a disk does not answer, or the batch is too large for so few --workers"
                   if "timed out" in str(error) else
                   f"a process that reads audio has died ({str(error).split('. ')[0]}): if it ran out of memory, lower --workers")

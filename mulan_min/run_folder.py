@@ -5,16 +5,19 @@ It holds config.json, tokenizer.json (if the run reads text), metrics.jsonl, las
 import json
 import os
 import time
+import zlib
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mulan_min import checkpoint
-from mulan_min.config import config_from_dict, resolve
+from mulan_min.config import check, config_from_dict, resolve
 from mulan_min.device import faster_precision
 from mulan_min.errors import UserError
 from mulan_min.files import write_text
 
-FREE_TO_CHANGE = ("workers", "log_every")      # settings that --resume may change: the weights do not depend on them
+# Settings that --resume may change, because the weights do not depend on them. A collection may have been moved: `progress_of`
+# checks that it is still the same.
+FREE_TO_CHANGE = ("workers", "log_every", "data", "shards")
 
 
 def open_run(typed, device, restarted=False):
@@ -24,6 +27,7 @@ def open_run(typed, device, restarted=False):
     --overwrite a checkpoint is an error, because it may be an older run's, from before the first start.
     """
     folder = Path(typed.pop("run", None) or f"runs/{typed.get('audio', 'ast')}")
+    typed |= {name: list(map(os.path.abspath, typed[name])) for name in ("data", "shards") if name in typed}
     resume, overwrite = typed.pop("resume", False), typed.pop("overwrite", False)
     if restarted:
         resume, overwrite = resume or not overwrite and (folder / "last.pt").exists(), False
@@ -63,11 +67,21 @@ def resume_run(folder, typed):
             elif typed[name] != getattr(section, name):
                 raise UserError(f"--{name.replace('_', '-')} {typed[name]} differs from the run's {getattr(section, name)}: "
                                 "a resumed run keeps its settings; start another with --run")
+    check(config)
     return config, state
 
 
-def progress_of(state, optimizer, path):
-    """Loads the optimiser's state. Returns (step, best AUC, seconds) of a checkpoint. Raises UserError, which names `path`."""
+def fingerprint(recordings):
+    """A number that differs when the recordings, their order, clips, texts or tags differ. Their paths may differ."""
+    return zlib.crc32(json.dumps([(r.id, r.start, r.duration, r.text, r.tags) for r in recordings]).encode())
+
+
+def progress_of(state, optimizer, path, collection):
+    """Loads the optimiser's state. Returns (step, best AUC, seconds) of a checkpoint. Raises UserError, which names `path`, also when
+    the run was trained on another collection: its fingerprint is not `collection`."""
+    if state.get("collection", collection) != collection:
+        raise UserError(f"{path}: was trained on another collection, or its manifest has changed since: give the same recordings with "
+                        "--data, or start another run with --run")
     try:
         optimizer.load_state_dict(state["optimizer"])
         return int(state["step"]), float(state["best"]), float(state["seconds"])

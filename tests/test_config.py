@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from mulan_min.command_line import parser, run_script
+from mulan_min.command_line import COMMON, parser, run_script
 from mulan_min.config import PRESETS, TOWERS, all_settings, config_from_dict, parse_ratio, preset, resolve
 from mulan_min.errors import UserError
 
@@ -70,6 +70,32 @@ def test_the_command_line_leaves_the_refusal_of_unknown_choices_to_the_config():
     with pytest.raises(UserError, match="^--dialect htk is not one of slaney, kaldi$"):
         resolve(typed)
     assert "--dialect slaney|kaldi" in parser("").format_help()
+
+
+def test_names_may_be_typed_in_upper_case():
+    typed = vars(parser("").parse_args(["--audio", "ResNet50", "--preset", "SMOKE", "--precision", "BF16"]))
+    assert typed == {"audio": "resnet50", "preset": "smoke", "precision": "bf16"}
+
+
+@pytest.mark.parametrize("wrong, part", [("--stesp 3", "unrecognized arguments: --stesp 3"), ("--steps", "expected one argument"),
+                                         ("--steps many", "argument --steps: invalid int value: 'many'"),
+                                         ("--preset huge", "argument --preset: invalid choice: 'huge'")])
+def test_a_wrong_flag_is_one_line_and_exit_code_2(capsys, wrong, part):
+    with pytest.raises(SystemExit) as stop:
+        parser("").parse_args(wrong.split())
+    printed = capsys.readouterr().err
+    assert stop.value.code == 2 and printed.startswith("error: ") and printed.count("\n") == 1
+    assert part in printed and "-h lists the flags" in printed
+
+
+def test_the_help_begins_with_one_line_of_usage_and_the_common_settings():
+    """Then come the others, each once, in the groups of the Config."""
+    text = parser("What it does.").format_help()
+    groups = [re.findall(r"^  (--[\w-]+)", group, re.M) for group in re.split(r"\n\n(?=\w+:\n)", text)[1:]]
+    flags = {f.name: f"--{f.name.replace('_', '-')}" for _, f in all_settings()}
+    assert text.startswith("usage: python train.py [--audio ") and text.splitlines()[1:3] == ["", "What it does."]
+    assert groups[0] == ["--preset", *(flag for name, flag in flags.items() if name in COMMON)] and len(groups[0]) == 11
+    assert sorted(sum(groups, [])) == sorted([*flags.values(), "--preset"])
 
 
 def test_a_user_error_is_one_line_and_exit_code_2(capsys):

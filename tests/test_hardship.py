@@ -18,6 +18,7 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -265,6 +266,11 @@ def test_a_reader_that_crashes_is_one_line(small_world, monkeypatch):
     monkeypatch.setattr(data.Batches, "batch", lambda self, step: os._exit(3))
     with pytest.raises(UserError, match="^a process that reads audio has died .*; the last checkpoint is kept, go on with --resume$"):
         next(loader.loader(batches, 0, 2))
+    start = multiprocessing.process.BaseProcess.start
+    monkeypatch.setattr(loader, "start_worker", lambda _: os._exit(3))      # before torch has started the other one
+    monkeypatch.setattr(multiprocessing.process.BaseProcess, "start", lambda process: (start(process), process.join(30)))
+    with pytest.raises(UserError, match="^a process that reads audio has died .a DataLoader worker ended at its start.: if it ran"):
+        next(loader.loader(batches, 0, 2))
     with pytest.raises(RuntimeError, match="of another kind"), loader.worker_errors():
         raise RuntimeError("of another kind")
 
@@ -279,6 +285,59 @@ def test_a_read_that_hangs_ends_the_run_and_its_reader(small_world, tmp_path):
     command = Command(tmp_path / "log", *arguments(small_world, tmp_path / "run", "--workers", 1), prepare=hang_in_a_read)
     assert "error: no batch was read within 1 s: a disk does not answer, or the batch is too large" in command.refusal()
     assert checkpoint.load(tmp_path / "run" / "last.pt")["step"] == 6
+
+
+def divide_by_zero():
+    return 1 / 0
+
+
+def fill_the_gpu():
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nGPU 0 has none.")
+
+
+def fail_at_the_third_call(module, name, error):
+    def fail(*args, calls=iter(range(1000)), original=getattr(module, name), **kwargs):
+        return error() if next(calls) == 2 else original(*args, **kwargs)
+
+    setattr(module, name, fail)
+
+
+def fail_in_training(error):
+    fail_at_the_third_call(contrastive, "backward", error)
+
+
+def fail_in_validation():
+    fail_at_the_third_call(contrastive, "validate", partial(np.empty, 2**50))      # more than any CPU's memory
+
+
+def fail_in_a_checkpoint():
+    fail_at_the_third_call(checkpoint, "save", partial(torch.empty, 2**50))
+
+
+def fail_in_a_reader():
+    def collate(*arguments):
+        raise MemoryError
+
+    data.collate = collate
+
+
+@pytest.mark.parametrize("prepare, message", [
+    (partial(fail_in_training, divide_by_zero), None),
+    (partial(fail_in_training, fill_the_gpu), "out of memory (CUDA out of memory. Tried to allocate 20.00 GiB.);"),
+    (fail_in_validation, "out of memory (Unable to allocate 8.00 PiB"),
+    (fail_in_a_checkpoint, "can't allocate memory: you tried to allocate 4503599627370496 bytes"),
+    (fail_in_a_reader, "out of memory (Caught MemoryError in DataLoader worker process 0.);"),
+])  # fmt: skip
+def test_an_unexpected_error_ends_the_run_and_its_readers(small_world, tmp_path, prepare, message):
+    """The readers ignore SIGTERM, with which Python ends them at exit. Out of memory is one line, wherever it happens."""
+    command = Command(tmp_path / "log", *arguments(small_world, tmp_path / "run", "--workers", 2, "--valid-every", 2), prepare=prepare)
+    command.process.join(60)
+    assert not command.process.is_alive()
+    if message:
+        line = command.refusal()
+        assert message in line and "--batch-size" in line and "--chunk-size" in line
+    else:
+        assert command.process.exitcode == 1 and "ZeroDivisionError" in command.err
 
 
 def test_a_pipe_is_no_recording(tmp_path):

@@ -1,14 +1,13 @@
 """python -m mulan_min.demo FOLDER [--recordings N] [--seed S]"""
-import argparse
 import time
 
-from mulan_min.command_line import run_script
+from mulan_min.command_line import Parser, run_script
 from mulan_min.demo.world import make_world
 
 
 def main(argv):
     """Makes the demo world in a folder; prints its size and the seconds it took. Raises UserError as make_world does."""
-    parser = argparse.ArgumentParser("python -m mulan_min.demo", description="Make the demo world.")
+    parser = Parser("python -m mulan_min.demo", description="Make the demo world.")
     parser.add_argument("folder")
     parser.add_argument("--recordings", type=int, default=4400)
     parser.add_argument("--seed", type=int, default=0)

@@ -1,7 +1,6 @@
 """python -m mulan_min.mining DIR OUT [--filter]: cleans the text of a collection. See tutorials/mined_text.md."""
-import argparse
 
-from mulan_min.command_line import run_script
+from mulan_min.command_line import Parser, run_script
 from mulan_min.data import read_manifest
 from mulan_min.errors import UserError
 from mulan_min.mining.mine import mine
@@ -9,7 +8,7 @@ from mulan_min.mining.relevance import TRAIN, read_pairs, train_filter
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser("python -m mulan_min.mining", description="Clean the text of a collection.")
+    parser = Parser("python -m mulan_min.mining", description="Clean the text of a collection.")
     parser.add_argument("folder", metavar="DIR", help="folder with manifest.jsonl; it is not changed")
     parser.add_argument("out", metavar="OUT", help="new folder for the cleaned manifest")
     parser.add_argument("--filter", action="store_true", help="drop LF sentences that do not describe music (paper)")

@@ -1,10 +1,9 @@
 """python -m mulan_min.weights RUN OUT: writes OUT/mulan.safetensors, the whole model, and OUT/bert/, the text tower's BERT in the
 format of the transformers library."""
-import argparse
 from pathlib import Path
 
 from mulan_min import checkpoint
-from mulan_min.command_line import run_script
+from mulan_min.command_line import Parser, run_script
 from mulan_min.errors import UserError
 from mulan_min.mulan import MuLan
 from mulan_min.tag_classifier import TagClassifier
@@ -13,7 +12,7 @@ from mulan_min.weights.export import save_model, save_text
 
 def main(argv=None):
     """Runs the command. Raises UserError when the run cannot be read or a file exists already."""
-    parser = argparse.ArgumentParser("python -m mulan_min.weights", description="Write a run's model for other programs.")
+    parser = Parser("python -m mulan_min.weights", description="Write a run's model for other programs.")
     parser.add_argument("run", help="run folder or checkpoint file")
     parser.add_argument("out", help="folder to write: mulan.safetensors and bert/")
     args = parser.parse_args(argv)
