@@ -13,7 +13,6 @@ from tqdm import tqdm
 from mulan_min.config import PRESETS, Config
 from mulan_min.errors import UserError
 
-
 # The settings that people change most. The help lists them first; our choice.
 COMMON = "audio data ratio steps batch_size lr workers precision seed objective".split()
 
