@@ -55,7 +55,7 @@ def read_tags(path):
 
 def genres(text):
     """"17" and "(17)" -> ["Rock"]; "(4)Eurodisco" -> ["Disco", "Eurodisco"]. A number without a name gives nothing."""
-    codes, rest = re.match(r"\s*((?:\((?:\d+|RX|CR)\))*)(.*)", text, re.S).groups()
+    codes, rest = re.match(r"\s*((?:\((?:\d+|RX|CR)\))*)(.*)", text.replace("((", "("), re.S).groups()
     names = GENRES | {"RX": "Remix", "CR": "Cover"}
     return [names.get(code, code) for code in (*re.findall(r"\w+", codes), rest.strip()) if code in names or code.strip("0123456789")]
 
@@ -103,7 +103,7 @@ def all_tags(file):
         chunks = walk(12, end)
         yield from (id3v2(read, first, first + size) for header, first, size in chunks if header[:4].lower() == b"id3 ")
         chunks += [inner for header, first, size in chunks if header[:4] == b"LIST" for inner in walk(first + 4, first + size)]
-        yield ((KEYS[h[:4]], read(first, size).split(b"\0")) for h, first, size in chunks if h[:4] in KEYS and size <= LONGEST)
+        yield ((KEYS[h[:4]], read(first, size).split(b"\0")) for h, first, size in chunks if h[:4] in KEYS.keys() - {b"COMM"} and size <= LONGEST)
     old = read(max(0, end - 128), 128)
     if old[:3] == b"TAG" and len(old) == 128:
         fields = ("title", old[3:33]), ("artist", old[33:63]), ("album", old[63:93]), ("comment", old[97:127])
