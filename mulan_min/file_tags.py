@@ -1,10 +1,11 @@
-"""The texts in the tags of a music file: ID3, Vorbis comments, RIFF INFO, AIFF. mutagen, not one of our packages, does it better."""
+"""The texts in the tags of a music file: ID3, Vorbis comments, RIFF INFO, AIFF. mutagen, none of our packages, does it better."""
 import re
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
-GENRES = {str(n): name for n, name in enumerate(Path(__file__).with_name("id3_genres.txt").read_text("utf-8").splitlines())}
+GENRES = dict(zip(map(str, range(192)), Path(__file__).with_name("id3_genres.txt").read_text("utf-8").splitlines()))
+GENRES |= {"RX": "Remix", "CR": "Cover"}
 NAMES = {"title": b"TIT2 TT2 INAM NAME TITLE", "artist": b"TPE1 TP1 IART AUTH ARTIST", "album": b"TALB TAL IPRD ALBUM",
          "genre": b"TCON TCO IGNR GENRE", "comment": b"COMM COM ICMT ANNO COMMENT DESCRIPTION"}
 KEYS = {name: key for key, names in NAMES.items() for name in names.split()}
@@ -13,6 +14,8 @@ LONGEST, TAG_LIMIT, COUNT = 2**16, 2**24, 1000      # bytes of a text, bytes rea
 WESTERN = "àâæçèéêëîïôùûüÿœ äöüßõ áéíñóúü àáâãçéêíóôõúü àèéìíòóùú åäöæøéü áéíóúæö".split()
 CYRILLIC, COMMON = set("абвгдеёжзийклмнопрстуфхцчшщъыьэюяіїєґў"), set("оеаинтсрвлкмдпуяіы")
 SIGNS = r"[\0-\x7f\xa0‘’“”–—…«»°©®™´№]|(?<!\w)[¡¿]|(?<=\w)[ªº]"
+# Bytes, the highest first, of which `bits` bits count -> an unsigned number
+number = lambda raw, bits=8: sum((byte & 2**bits - 1) << bits * i for i, byte in enumerate(reversed(raw)))
 
 
 def code_page(raw):
@@ -22,7 +25,8 @@ def code_page(raw):
     latin, cyrillic = (raw.decode(page, "replace") for page in ("cp1252", "cp1251"))
     words = [word for word in re.findall(r"[^\W\d_]+(?:['’][^\W\d_]+)*", cyrillic) if not word.isascii()]
     mixed, letters = [re.search("[A-Za-z]", word) for word in words], "".join(words)
-    if any({*re.sub(SIGNS, "", latin).lower()} <= {*line} for line in WESTERN) and all(m or len(w) == 1 for m, w in zip(mixed, words)):
+    western = any({*re.sub(SIGNS, "", latin).lower()} <= {*line} for line in WESTERN)
+    if western and all(m or len(word) == 1 for m, word in zip(mixed, words)):
         alone = not words or re.search(r"(?i)(?<!\w)[àéåöøäæü](?!\w)", latin)
         return "cp1252" if any(mixed) or alone and re.search("[A-Za-z]", latin) else None
     usual = all(word[1:].islower() or word.isupper() or len(word) == 1 for word in words) and not letters.islower()
@@ -42,26 +46,17 @@ def read_tags(path):
             pairs = [(key, value) for key, values in islice(tag, COUNT) for value in values if value.strip()]
             found = {name: texts or [value for key, value in pairs if key == name] for name, texts in found.items()}
     odd = {v for texts in found.values() for v in texts if isinstance(v, bytes) and v.decode("utf-8", "ignore").encode() != v}
-    page = code_page(b"\n".join(sorted(odd)))
-    for key in NAMES:
-        pages = [page or code_page(value) or "ascii" if value in odd else "utf-8" for value in found[key]]
-        texts = [v if isinstance(v, str) else v.decode(page, "replace") for v, page in zip(found[key], pages)]
+    page = code_page(b"\n".join(sorted(odd))[:LONGEST])
+    for key, values in found.items():
+        pages = [page or code_page(value) or "ascii" if value in odd else "utf-8" for value in values]
+        texts = [value if isinstance(value, str) else value.decode(page, "replace") for value, page in zip(values, pages)]
         good = [text.strip() for text in texts if not re.search("[\0-\x08\x0e-\x1f\x7f-\x9f\ufffd]", text)]
         dropped += len(texts) - len(good)
-        good = [name for text in good for part in re.split("[;,/]", text) for name in genres(part)] if key == "genre" else good
-        found[key] = list(dict.fromkeys(good))
+        if key == "genre":      # "(17)" and "17" are Rock; "(4)Eurodisco" is Disco and Eurodisco; "((x)" is "(x)"
+            parts = [part.strip() for text in good for part in re.findall(r"\s*\((?:\d+|RX|CR)\)|[^;,/]+", text)]
+            good = [GENRES.get(part.strip("()"), "" if part.strip("()").isdecimal() else part.replace("((", "(")) for part in parts]
+        found[key] = list(dict.fromkeys(filter(None, good)))
     return found, dropped
-
-
-def genres(text):
-    """"17" and "(17)" -> ["Rock"]; "(4)Eurodisco" -> ["Disco", "Eurodisco"]. A number without a name gives nothing."""
-    codes, rest = re.match(r"\s*((?:\((?:\d+|RX|CR)\))*)(.*)", text.replace("((", "("), re.S).groups()
-    names = GENRES | {"RX": "Remix", "CR": "Cover"}
-    return [names.get(code, code) for code in (*re.findall(r"\w+", codes), rest.strip()) if code in names or code.strip("0123456789")]
-
-
-def number(raw, bits=8):      # of each byte; the highest byte first
-    return sum((byte & 2**bits - 1) << bits * i for i, byte in enumerate(reversed(raw)))
 
 
 def records(read, at, end, head, size_of):
@@ -98,25 +93,23 @@ def all_tags(file):
         start = len(re.match(rb"(?s)\x03vorbis|OpusTags|.{0,4}", packet)[0])
         yield vorbis(lambda first, size: packet[first:first + size], start, len(packet))
     elif magic in (b"RIFF", b"RIFX", b"FORM"):
-        part = slice(7, 3, -1) if magic == b"RIFF" else slice(4, 8)
-        walk = lambda at, end: list(records(read, at, end + 1, 8, lambda header, _: (number(header[part]) + 1) // 2 * 2))
-        chunks = walk(12, end)
+        size_of = lambda header, _: (number(header[7:3:-1] if magic == b"RIFF" else header[4:8]) + 1) // 2 * 2
+        chunks = list(records(read, 12, end + 1, 8, size_of))
         yield from (id3v2(read, first, first + size) for header, first, size in chunks if header[:4].lower() == b"id3 ")
-        chunks += [inner for header, first, size in chunks if header[:4] == b"LIST" for inner in walk(first + 4, first + size)]
-        yield ((KEYS[h[:4]], read(first, size).split(b"\0")) for h, first, size in chunks if h[:4] in KEYS.keys() - {b"COMM"} and size <= LONGEST)
+        lists = (records(read, first + 4, first + size, 8, size_of) for header, first, size in chunks if header[:4] == b"LIST")
+        texts = ((header[:4], first, size) for part in (chunks, *lists) for header, first, size in part if size <= LONGEST)
+        yield ((KEYS[name], read(first, size).split(b"\0")) for name, first, size in texts if name in KEYS and name != b"COMM")
     old = read(max(0, end - 128), 128)
     if old[:3] == b"TAG" and len(old) == 128:
-        fields = ("title", old[3:33]), ("artist", old[33:63]), ("album", old[63:93]), ("comment", old[97:127])
-        yield [(key, text.split(b"\0")[:1]) for key, text in fields] + [("genre", [b"%d" % old[127]])]
+        fields = old[3:33], old[33:63], old[63:93], b"%d" % old[127], old[97:127]      # in the order of NAMES
+        yield [(key, text.split(b"\0")[:1]) for key, text in zip(NAMES, fields)]
 
 
-def vorbis(read, at, end):      # yields the pairs of a Vorbis comment
+def vorbis(read, at, end):      # the pairs of a Vorbis comment
     at += 4 + number(read(at, 4)[::-1])
-    entries = records(read, at + 4, end, 4, lambda header, _: number(header[::-1]))
-    for _, first, size in islice(entries, number(read(at, 4)[::-1])):
-        name, _, value = read(first, min(size, LONGEST)).partition(b"=")
-        if name.upper() in KEYS:
-            yield KEYS[name.upper()], [value]
+    entries = islice(records(read, at + 4, end, 4, lambda header, _: number(header[::-1])), number(read(at, 4)[::-1]))
+    texts = (read(first, min(size, LONGEST)).partition(b"=") for _, first, size in entries)
+    return ((KEYS[name.upper()], [text]) for name, _, text in texts if name.upper() in KEYS)
 
 
 def id3v2(read, at, end):      # yields the pairs of an ID3v2.2, 2.3 or 2.4 tag
@@ -134,13 +127,13 @@ def id3v2(read, at, end):      # yields the pairs of an ID3v2.2, 2.3 or 2.4 tag
         return number(header[4:8]) if wrong else size
 
     for header, first, size in records(read, at, end, 6 if version == 2 else 10, size_of):
-        name, bits = header[:3 if version == 2 else 4], 0 if version == 2 else header[9]
-        if name in KEYS and size <= LONGEST and not bits & (12 if version == 4 else 192):      # compressed, encrypted
-            data = read(first, size)[bool(bits & (64 if version == 4 else 32)) + 4 * (version == 4 and bits & 1):]
-            data = data.replace(b"\xff\0", b"\xff") if version == 4 and (flags & 128 or bits & 2) else data
-            text, comment = data[1:], name[:3] == b"COM"
-            text = text[3 * comment:]      # a comment begins with a language and a description
-            if data[:1] in (b"\1", b"\2"):
-                big = data[:1] == b"\2" or re.findall(b"\xff\xfe|\xfe\xff", text)[:1] == [b"\xfe\xff"]
-                text = text[:len(text) // 2 * 2].decode("utf-16-be" if big else "utf-16-le", "replace").replace("\ufeff", "")
-            yield KEYS[name], text.split("\0" if isinstance(text, str) else b"\0")[comment:]
+        name, bits = header[:3 if version == 2 else 4], number(header[9:])
+        if name not in KEYS or size > LONGEST or bits & (12 if version == 4 else 192):      # 12, 192: compressed, encrypted
+            continue
+        data = read(first, size)[bool(bits & (64 if version == 4 else 32)) + 4 * (version == 4 and bits & 1):]
+        data = data.replace(b"\xff\0", b"\xff") if version == 4 and (flags & 128 or bits & 2) else data
+        comment, text, mark = name[:3] == b"COM", data[4 if name[:3] == b"COM" else 1:], b"\0"      # a comment has a language first
+        if data[:1] in (b"\1", b"\2"):
+            big = data[:1] == b"\2" or re.findall(b"\xff\xfe|\xfe\xff", text)[:1] == [b"\xfe\xff"]
+            text, mark = text[:len(text) // 2 * 2].decode(f"utf-16-{'lb'[big]}e", "replace").replace("\ufeff", ""), "\0"
+        yield KEYS[name], text.split(mark)[comment:]      # and a description

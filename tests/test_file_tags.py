@@ -1,4 +1,5 @@
 """Tags of music files: every format beside mutagen, code pages by hand-written lists, damage of all kinds."""
+import os
 import random
 import re
 import struct
@@ -217,7 +218,7 @@ def test_genres_are_those_of_mutagen(tmp_path, text):
 def test_lists_of_genres_and_numbers_without_a_name(tmp_path):
     path = mp3(tmp_path, id3v2(4, (b"TCON", b"\3(17)/Jazz;17, (4)Eurodisco\0(200)\x00250\0Rock")))
     assert texts(path)["genre"] == ["Rock", "Jazz", "Disco", "Eurodisco"]
-    assert [GENRES[str(n)] for n in range(192)] == TCON.GENRES and len(GENRES) == 192
+    assert [GENRES[str(n)] for n in range(192)] == TCON.GENRES and len(GENRES) == 194      # and RX, CR
 
 
 # ---- code pages --------------------------------------------------------------------------------
@@ -314,9 +315,8 @@ def good_files(tmp_path):
     return made
 
 
-def checked(path, content, known):
-    """Reads damaged content; returns whether all it found is in `known`, without U+FFFD or control characters."""
-    path.write_bytes(content)
+def checked(path, known):
+    """Reads a damaged file; returns whether all it found is in `known`, without U+FFFD or control characters."""
     found, dropped = read_tags(path)
     assert tuple(found) == KEYS and dropped >= 0
     values = [text for values in found.values() for text in values]
@@ -329,12 +329,11 @@ def test_truncated_at_every_byte(tmp_path):
     for path in good_files(tmp_path):
         whole = path.read_bytes()
         known = {text for values in texts(path).values() for text in values}
-        last = whole.rfind(b"TAG", len(whole) - 128)      # half an ID3v1 tag at the end is none
         assert known
-        for cut in range(min(len(whole), 3000)):
-            assert checked(tmp_path / "cut", whole[:cut], known), (path.name, cut)
-        for cut in range(max(0, len(whole) - 600), len(whole)):
-            assert checked(tmp_path / "cut", whole[:cut], known), (path.name, cut, last)
+        (tmp_path / "cut").write_bytes(whole)
+        for cut in range(len(whole) - 1, -1, -1):
+            os.truncate(tmp_path / "cut", cut)
+            assert checked(tmp_path / "cut", known), (path.name, cut)
     assert read_tags(tmp_path / "none") == read_tags(tmp_path) == ({key: [] for key in KEYS}, 0)
 
 
@@ -350,7 +349,8 @@ def test_flipped_bytes_and_random_sizes(tmp_path):
                     content[at] ^= 1 << rng.randrange(8)
                 else:
                     content[at:at + 4] = rng.choice([b"\xff" * 4, bytes(4), b"\x7f\xff\xff\xff", rng.randbytes(4)])
-            other += not checked(tmp_path / "flipped", bytes(content), TEXTS)
+            (tmp_path / "flipped").write_bytes(content)
+            other += not checked(tmp_path / "flipped", TEXTS)
     assert other
 
 
