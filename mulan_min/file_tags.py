@@ -92,8 +92,8 @@ def all_tags(file):
                 break
         start = len(re.match(rb"(?s)\x03vorbis|OpusTags|.{0,4}", packet)[0])
         yield vorbis(lambda first, size: packet[first:first + size], start, len(packet))
-    elif magic in (b"RIFF", b"RIFX", b"FORM"):
-        size_of = lambda header, _: (number(header[7:3:-1] if magic == b"RIFF" else header[4:8]) + 1) // 2 * 2
+    elif magic in (b"RIFF", b"RF64", b"RIFX", b"FORM"):
+        size_of = lambda header, _: (number(header[4:8] if magic in (b"RIFX", b"FORM") else header[7:3:-1]) + 1) // 2 * 2
         chunks = list(records(read, 12, end + 1, 8, size_of))
         yield from (id3v2(read, first, first + size) for header, first, size in chunks if header[:4].lower() == b"id3 ")
         lists = (records(read, first + 4, first + size, 8, size_of) for header, first, size in chunks if header[:4] == b"LIST")

@@ -13,8 +13,7 @@ from mutagen.oggopus import OggOpus
 from mutagen.oggvorbis import OggVorbis
 
 from mulan_min.data import read_manifest
-from mulan_min.datasets.music_folder import (clean_comment, clean_folder, clean_name, import_folder, joined_groups, read_track,
-                                             split_groups)
+from mulan_min.datasets.music_folder import clean_comment, clean_folder, clean_name, import_folder, joined_groups, read_track, split_groups
 from mulan_min.datasets.tables import clean_text
 from mulan_min.tasks import read_rows
 
