@@ -19,8 +19,8 @@ number = lambda raw, bits=8: sum((byte & 2**bits - 1) << bits * i for i, byte in
 
 
 def code_page(raw):
-    """Bytes that are not UTF-8 -> "cp1252", "cp1251", or None in doubt (our choice). Western: the letters beyond ASCII are all in one
-    line of WESTERN, and in words with ASCII letters; or alone beside such words, if they are no word of Russian. Cyrillic: no word
+    """Bytes that are not UTF-8 -> "cp1252", "cp1251", or None in doubt (our choice). Western: the letters beyond ASCII are all in
+    one line of WESTERN, and in words with ASCII letters; or alone beside such words, if they are no word of Russian. Cyrillic: no word
     mixes them with ASCII letters, the case is usual, there is a capital, a word of three letters, and six in ten are COMMON."""
     latin, cyrillic = (raw.decode(page, "replace") for page in ("cp1252", "cp1251"))
     words = [word for word in re.findall(r"[^\W\d_]+(?:['’][^\W\d_]+)*", cyrillic) if not word.isascii()]

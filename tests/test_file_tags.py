@@ -196,6 +196,8 @@ def test_chunks_of_wav_and_aiff_as_libsndfile_and_ffmpeg_write_them(tmp_path, su
     if suffix == "wav":      # some programs write no padding after the last chunk
         path.write_bytes(sound(path).read_bytes() + b"LIST" + struct.pack("<I", 15) + b"INFOINAM" + struct.pack("<I", 3) + b"Odd")
         assert texts(path)["title"] == ["Odd"]
+        subprocess.run(["ffmpeg", "-v", "error", "-i", path, *options, "-rf64", "always", tmp_path / "z.wav"], check=True)
+        assert texts(tmp_path / "z.wav")["title"] == ["Odd"]
     assert texts(other)["title"] == ["Odd"] and texts(other)["comment"] == ["On a rainy night"]
 
 
