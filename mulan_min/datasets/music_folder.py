@@ -11,6 +11,7 @@ from mulan_min.audio import AudioError, open_audio, read_window
 from mulan_min.datasets.importing import AUDIO_SUFFIXES, counts, path_in_manifest, split_table
 from mulan_min.datasets.tables import by_source, clean_text, distinct
 from mulan_min.errors import UserError
+from mulan_min.file_tags import read_tags
 from mulan_min.files import write_jsonl
 from mulan_min.mining.text_rules import FILE_COMMENT
 
@@ -45,18 +46,20 @@ def clean_comment(text):
     return tuple(line for line in lines if len(line.split()) >= 3)
 
 
-def read_track(path, music):
-    """Reads the header and the tags of one file below the folder `music` -> Track. Raises AudioError."""
+def read_track(path, music, dropped=None):
+    """Reads the header and the tags of one file below the folder `music` -> Track. `dropped`, a list, gets the track's id once for each
+    text of its tags that cannot be decoded. Raises AudioError."""
     with open_audio(path) as file:
-        seconds, tags = file.frames / file.samplerate, file.copy_metadata()
-    relative = path.relative_to(music)
-    title, artist, album = (clean_text(tags.get(key, "")) for key in ("title", "artist", "album"))
-    genres = map(clean_text, re.split(r"[;,/\0]", tags.get("genre", "")))
+        seconds = file.frames / file.samplerate
+    relative, (tags, lost) = path.relative_to(music), read_tags(path)
+    (dropped if dropped is not None else []).extend([relative.as_posix()] * lost)
+    title, artist, album = (", ".join(filter(None, map(clean_text, tags[key]))) for key in ("title", "artist", "album"))
+    genres = map(clean_text, tags["genre"])
     folders = tuple(filter(None, map(clean_folder, reversed(relative.parts[:-1])))) or (clean_folder(music.name),)
     folder = "/" + "/".join(folders)
     group = re.sub(r"\W*\b(cd|dis[ck]|vol(ume)?)\b\W*\d+\W*$", "", album.lower()) or folder
     return Track(relative.as_posix(), math.floor(seconds * 100) / 100, title or clean_name(path.stem), artist, album,
-                 tuple(filter(None, genres)), clean_comment(tags.get("comment", "")), folders, folder, group)
+                 tuple(filter(None, genres)), clean_comment("\n".join(tags["comment"])), folders, folder, group)
 
 
 def read_tracks(files, music, min_seconds, check):

@@ -37,7 +37,7 @@ def pack(folder, out, size, seed=0):
     recordings = read_manifest(folder)
     with new_folder(out) as making, tqdm(total=len(recordings), unit="recording", disable=None) as bar:
         shards = [(split, number, shard) for split in SPLITS
-                  for number, shard in enumerate(cut_into_shards(shuffled(recordings, split, seed), size))]
+                  for number, shard in enumerate(cut_into_shards(recordings, split, seed, size))]
         for split, number, shard in shards:
             rows.append(write_shard(making / f"{split}-{number:06d}.tar", shard, key))
             key += len(shard)
@@ -49,18 +49,13 @@ def pack(folder, out, size, seed=0):
     return f"{out}: {key} samples in {len(rows)} shards, {sum(row['bytes'] for row in rows) / 1e9:.3f} GB"
 
 
-def shuffled(recordings, split, seed):
-    """The recordings of a split in random order."""
-    members = [recording for recording in recordings if recording.split == split]
-    return [members[i] for i in np.random.default_rng((seed, SPLITS.index(split))).permutation(len(members))]
-
-
-def cut_into_shards(recordings, size):
-    """Yields lists of recordings, in order, each with as many as fit in a tar of `size` bytes. Raises UserError for a recording
-    that is too large for a shard."""
+def cut_into_shards(recordings, split, seed, size):
+    """Yields lists of a split's recordings, in random order, each with as many as fit in a tar of `size` bytes. Raises UserError for
+    a recording that is too large for a shard."""
     # A tar ends with at least two blocks of zeros, as many as complete a record of 20 blocks.
     shard, filled, room = [], 0, size // tarfile.RECORDSIZE * tarfile.RECORDSIZE - 1024
-    for recording in recordings:
+    recordings = [recording for recording in recordings if recording.split == split]
+    for recording in (recordings[i] for i in np.random.default_rng((seed, SPLITS.index(split))).permutation(len(recordings))):
         need = sum(512 + -(-length // 512) * 512 for length in (recording.audio.stat().st_size, len(sample_json(recording))))
         if need > min(room, SAMPLE_LIMIT):
             raise UserError(f"{recording.audio}: needs {need} bytes, but a shard has room for {min(room, SAMPLE_LIMIT)}; give a "
@@ -92,8 +87,8 @@ def write_shard(path, recordings, first):
                     tar.addfile(member, io.BytesIO(content))
         file.flush()
         os.fsync(file.fileno())
-        sources = Counter(source for recording in recordings for source in recording.text)
-        return {"name": path.name, "samples": len(recordings), "bytes": file.tell(), "sources": sources}
+        return {"name": path.name, "samples": len(recordings), "bytes": file.tell(),
+                "sources": Counter(source for recording in recordings for source in recording.text)}
 
 
 def parse_size(text):

@@ -77,9 +77,8 @@ class Reader:
         self.samples = self.walk()
         if worker in stream.cursors:
             return self.restore(stream.cursors[worker])
-        while self.reads < BUFFER and any(len(queue) < self.room[source] for source, queue in self.queues.items()):
-            if not self.read_one():
-                break
+        while self.reads < BUFFER and any(len(self.queues[s]) < self.room[s] for s in self.queues) and self.read_one():
+            pass
         self.room = {source: max(1, len(queue)) for source, queue in self.queues.items()}
 
     def walk(self):
@@ -173,8 +172,7 @@ class Reader:
         for shard, number in (position for queue in cursor["queues"].values() for position in queue):
             wanted.setdefault(shard, set()).add(number)
         for shard, numbers in wanted.items():
-            for number, sample in read_samples(self.stream.paths[shard], shard, self.stream.ratio, wanted=numbers):
-                samples[shard, number] = sample
+            samples |= {(shard, n): s for n, s in read_samples(self.stream.paths[shard], shard, self.stream.ratio, wanted=numbers)}
             if not all(samples.get((shard, number)) for number in numbers):
                 raise UserError(f"{self.stream.paths[shard]}: has changed since the stream was saved; start a new run")
         self.queues = {source: [samples[tuple(position)] for position in cursor["queues"][source]] for source in self.stream.ratio}

@@ -7,9 +7,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import soundfile
+from mutagen.flac import FLAC
+from mutagen.id3 import ID3, TCON, TIT2, TPE1
+from mutagen.oggopus import OggOpus
+from mutagen.oggvorbis import OggVorbis
 
 from mulan_min.data import read_manifest
-from mulan_min.datasets.music_folder import clean_comment, clean_folder, clean_name, import_folder, joined_groups, split_groups
+from mulan_min.datasets.music_folder import clean_comment, clean_folder, clean_name, import_folder, joined_groups, read_track, split_groups
 from mulan_min.datasets.tables import clean_text
 from mulan_min.tasks import read_rows
 
@@ -72,6 +76,36 @@ def test_words_come_from_tags_comment_and_folders(music, tmp_path):
     assert rows["Jazz_Club/02 - y.flac"]["duration"] == pytest.approx(13, abs=0.05)
     assert "unreadable" in report and "broken.mp3" in report and "not audio" in report
     assert "1 unreadable, 1 too short, 1 twice" in report and "hidden" not in report
+
+
+@pytest.mark.parametrize("suffix, kind", [("flac", FLAC), ("ogg", OggVorbis), ("opus", OggOpus)])
+def test_all_genres_and_artists_of_a_file(tmp_path, suffix, kind):
+    path = tmp_path / f"x.{suffix}"
+    song(path)
+    file = kind(path)
+    file["genre"], file["artist"] = ["Rock", "Jazz; (4)Eurodisco"], ["Ann Lee", "Unknown Artist", "Bo"]
+    file["comment"] = ["nice one", "a quiet song"]
+    file.save()
+    track = read_track(path, tmp_path)
+    assert track.genres == ("Rock", "Jazz", "Disco", "Eurodisco") and track.artist == "Ann Lee, Bo" and track.title == "x"
+    assert track.comments == ("a quiet song",)
+
+
+def test_texts_in_other_code_pages_are_read_or_dropped_and_counted(tmp_path):
+    """An MP3's ID3v2 frames that claim Latin-1, and hold it, or cp1251, or Shift-JIS."""
+    dropped = []
+    for name, title, artist in (("a", "Café Noir".encode("latin-1"), "Motörhead".encode("latin-1")),
+                                ("b", "Группа крови".encode("cp1251"), "Кино".encode("cp1251")),
+                                ("c", "東京".encode("shift_jis"), "日本".encode("shift_jis"))):
+        song(tmp_path / f"{name}.mp3")
+        tag = ID3()
+        tag.add(TIT2(encoding=0, text=[title.decode("latin-1")]))
+        tag.add(TPE1(encoding=0, text=[artist.decode("latin-1")]))
+        tag.add(TCON(encoding=0, text=["(17)"]))
+        tag.save(tmp_path / f"{name}.mp3", v2_version=3)
+    tracks = [read_track(tmp_path / f"{name}.mp3", tmp_path, dropped) for name in "abc"]
+    assert [(track.title, track.artist) for track in tracks] == [("Café Noir", "Motörhead"), ("Группа крови", "Кино"), ("c", "")]
+    assert [track.genres for track in tracks] == [("Rock",)] * 3 and dropped == ["c.mp3", "c.mp3"]
 
 
 def test_the_manifest_is_read_by_the_trainer(music, tmp_path):

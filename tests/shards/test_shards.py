@@ -1,6 +1,7 @@
 """Shards: packing, reading beside the webdataset library, damage of all kinds, and the stream of batches."""
 import errno
 import gc
+import gzip
 import io
 import json
 import os
@@ -31,7 +32,7 @@ from mulan_min.shards import reader as shard_reader
 from mulan_min.shards import stream as shards
 from mulan_min.shards.__main__ import main
 from mulan_min.shards.pack import pack, parse_size
-from mulan_min.shards.reader import count_samples, find_shards, read_samples, read_shard
+from mulan_min.shards.reader import count_samples, find_shards, first_recordings, read_samples, read_shard
 from mulan_min.shards.stream import ShardStream
 from mulan_min.wordpiece import train_wordpiece
 
@@ -270,13 +271,13 @@ def test_we_read_what_the_library_wrote(tmp_path):
         for i in range(7):
             tar.write({"__key__": f"set.a/{i:04d}", "cls": i, "txt": "a caption", "Flac": sound_bytes(level=i / 10, kind="FLAC"),
                        "json": {"id": f"t{i}", "text": {"sf": [f"sf one number{i}"]}}})
-        tar.write({"__key__": "untold", "flac": sound_bytes(kind="FLAC"), "txt": "no json"})
+        tar.write({"__key__": "untold", "flac": sound_bytes(kind="FLAC"), "cls": 7})
     assert [{"__key__": key, **parts} for key, parts in read_shard(path)] == samples_of_library(wds, path)
     notes, note = listen()
     found = [sample for _, sample in read_samples(path, 0, SOURCES, on_skip=note)]
     assert [sample and (sample.recording.id, sample.recording.audio.name) for sample in found] == \
         [(f"t{i}", f"theirs-000000.tar/set.a/{i:04d}") for i in range(7)] + [None]
-    assert notes.keys() == {"theirs-000000.tar/untold"} and "has flac, txt" in notes["theirs-000000.tar/untold"]
+    assert notes.keys() == {"theirs-000000.tar/untold"} and "has cls, flac" in notes["theirs-000000.tar/untold"]
     batch = next(iter(stream([path], ratio="sf=1")))
     assert {(ident, number) for ident, (_, number) in zip(batch["ids"], words(batch))} <= {(f"t{i}", i) for i in range(7)}
     levels = [int(ident[1:]) / 10 for ident in batch["ids"]]
@@ -418,7 +419,7 @@ def test_huge_claims_are_not_believed_and_cost_no_memory(tmp_path, monkeypatch):
     ({"wav": b"1"}, "has wav"), ({"json": notes_bytes(), "txt": b"1"}, "has json, txt"), ({"json": b"{" * 9}, "not JSON"),
     ({"json": b"[" * 100_000}, "not JSON"), ({"json": b"\xff\xfe\xfd"}, "not JSON"), ({"json": b"9" * 5000}, "not JSON"),
     ({"json": b" " * 2**20}, "below 1048576 bytes"), ({"json": b"[1]"}, "must be an object"),
-    ({"json": b'{"text": "x"}'}, "must be an object"), ({"json": notes_bytes(text={"sf": "words"})}, "list of non-empty texts"),
+    ({"json": b'{"text": ""}'}, "must be an object"), ({"json": notes_bytes(text={"sf": "words"})}, "list of non-empty texts"),
     ({"json": notes_bytes(text={"sf": [" "]})}, "list of non-empty texts"),
     ({"json": notes_bytes(start=-1)}, "start and duration"), ({"json": notes_bytes(duration=0)}, "start and duration"),
     ({"json": notes_bytes(start=10**400)}, "start and duration"),
@@ -759,3 +760,150 @@ def test_memory_does_not_grow_with_the_collection(tmp_path):
     (blocks, resident), (more_blocks, more_resident) = after(2000), after(20_000)
     assert more_blocks - blocks < 5000      # an object left behind for each sample would be 18,000
     assert more_resident - resident < 8e6   # their files are 16 MB
+
+
+# ---- shards of others --------------------------------------------------------------------------
+
+
+def gzipped(path, level=6):
+    """The same bytes in gzip, without a name or a time in its header."""
+    packed = path.with_name(path.name + ".gz")
+    packed.write_bytes(gzip.compress(path.read_bytes(), level, mtime=0))
+    return packed
+
+
+def captioned(folder, split, count=6, form=lambda i: {"json": json.dumps({"text": [f"lf one number{i}", f"lf two number{i}"]}).encode()}):
+    folder.mkdir(parents=True, exist_ok=True)
+    members = [(f"{i}.{ext}", content) for i in range(count) for ext, content in {"flac": sound_bytes(level=i / 20, kind="FLAC"), **form(i)}.items()]
+    return write_tar(folder / f"{split}-000000.tar", *members)
+
+
+def captions(path, sources=SOURCES, note=shard_reader.ignore):
+    return [sample and sample.recording.text for _, sample in read_samples(path, 0, sources, on_skip=note)]
+
+
+@pytest.mark.parametrize("parts, wanted", [
+    ({"json": b'{"text": ["a slow waltz", "a waltz"], "tag": ["x"], "duration": "9"}'}, ["a slow waltz", "a waltz"]),      # CLAP
+    ({"json": b'{"text": "a slow waltz"}'}, ["a slow waltz"]), ({"json": b'{"caption": "a waltz", "start": 3}'}, ["a waltz"]),
+    ({"json": b'{"captions": ["", 7, "a waltz"]}'}, ["a waltz"]), ({"txt": "\ufeffвальс\n".encode()}, ["вальс\n"]),
+    ({"txt": b"a waltz", "json": b'{"width": 3, "text": null}'}, ["a waltz"]), ({"txt": b"x", "json": b'{"text": ["y"]}'}, ["y"]),
+    ({"txt": b"x", "json": b'{"text": {"sf": ["y"]}}'}, None), ({"txt": b"x", "json": b'{"text": {}}'}, None)])
+def test_captions_of_others_are_long_form_text(tmp_path, parts, wanted):
+    path = write_tar(tmp_path / "x.tar", ("k.mp3", sound_bytes(kind="MP3")), *((f"k.{ext}", content) for ext, content in parts.items()))
+    notes, note = listen()
+    assert captions(path, ("lf",), note) == [wanted and {"lf": wanted}] and not notes
+    [(_, sample)] = read_samples(path, 0, ("lf", "sf"))
+    assert sample is None or (sample.recording.id, sample.recording.start, sample.recording.duration) == ("x.tar/k", 0, None)
+
+
+@pytest.mark.parametrize("parts, message", [
+    ({"txt": b"caf\xe9"}, "its .txt UTF-8"), ({"txt": b" \n"}, "its .txt UTF-8"), ({"txt": b" " * 2**20}, "below 1048576 bytes"),
+    ({"json": b'{"text": [" ", null]}'}, "must be an object"), ({"json": b'{"text": 7}'}, "must be an object"),
+    ({"json": b"[", "txt": b"x"}, "not JSON")])
+def test_captions_that_cannot_be_used_are_named(tmp_path, parts, message):
+    path = write_tar(tmp_path / "x.tar", ("k.flac", sound_bytes()), *((f"k.{ext}", content) for ext, content in parts.items()))
+    notes, note = listen()
+    assert captions(path, note=note) == [None] and message in notes["x.tar/k"]
+
+
+def test_the_first_reason_is_told_when_nothing_can_be_used(tmp_path):
+    path = captioned(tmp_path, "valid")
+    with pytest.raises(UserError, match="0 usable recordings of split 'valid'; the first left out: valid-000000.tar/0: captions are text "
+                                        "of source 'lf'; give it a share with --ratio lf=1$"):
+        first_recordings([path], "valid", ["sf"], 9, True)
+    assert [r.text["lf"][0] for r in first_recordings([path], "valid", ["sf", "lf"], 3, True)] == [f"lf one number{i}" for i in range(3)]
+    for form, count, message in ((lambda i: {}, 6, "first left out: valid-000000.tar/0: needs audio and a .json or .txt.*has flac$"),
+                                 (lambda i: {"json": notes_bytes(text={"other": ["x"]})}, 2, "no text of sf, lf: see --ratio$"),
+                                 (lambda i: {"txt": b"x"}, 1, "valid-000000.tar.*: 1 usable recordings of split 'valid'|: 1 usable")):
+        path = captioned(tmp_path, "valid", count, form)
+        with pytest.raises(UserError, match=message):
+            first_recordings([path], "valid", ["sf", "lf"], 9, True)
+    assert len(first_recordings([path], "train", ["lf"], 9, False)) == 1
+    with pytest.raises(UserError, match="^no 'sf' text in an epoch of this reader.*first that was left out: valid-000000.tar/0: captions"):
+        run(stream([path], ratio="sf=1"))
+
+
+def test_where_shards_of_others_are_found(tmp_path):
+    for name in ("train/1.tar", "train/0.tar.gz", "valid-x.tgz", "train-7.tar", "test/readme.txt", "trained.tar"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    assert find_shards(tmp_path) == [tmp_path / name for name in ("train/0.tar.gz", "train/1.tar", "train-7.tar")]
+    assert find_shards(tmp_path, "valid") == [tmp_path / "valid-x.tgz"]
+    for place in (tmp_path, tmp_path / "trained.tar"):
+        with pytest.raises(UserError, match=r"rename shards of others to test-\*.tar \(.tar.gz, .tgz\), or move some to .*/test$"):
+            find_shards(place, "test")
+
+
+# ---- gzip --------------------------------------------------------------------------------------
+
+
+def test_gzip_gives_the_same_samples(tmp_path):
+    """Whatever the name, and as two streams of gzip in a row; the library agrees."""
+    path, _ = three(tmp_path / "x.tar")
+    wanted, packed = list(read_shard(path)), gzipped(path)
+    whole, middle = path.read_bytes(), 3000
+    (tmp_path / "y.tar").write_bytes(b"".join(gzip.compress(part) for part in (whole[:middle], whole[middle:])))
+    for file in (packed, tmp_path / "y.tar"):
+        assert list(read_shard(file)) == wanted and list(read_shard(file, 1)) == wanted[1:]
+        assert list(read_shard(file, wanted={2})) == wanted[2:]
+        assert [parts["wav"] for _, parts in read_shard(file, with_audio=False)] == [b""] * 3
+    assert [{"__key__": key, **parts} for key, parts in wanted] == samples_of_library(library(), packed)
+
+
+def test_a_truncated_or_flipped_gzip_keeps_what_came_before(tmp_path):
+    path, starts = three(tmp_path / "x.tar")
+    wanted = list(read_shard(path))
+    packed = gzipped(path, 1)
+    content, rng = packed.read_bytes(), np.random.default_rng(0)
+    cuts = [content[:cut] for cut in range(2, len(content) - 300, 7)]
+    for damaged in cuts + [content[:at] + bytes([content[at] ^ 1 << int(rng.integers(8))]) + content[at + 1:]
+                           for at in rng.integers(2, len(content), 200)]:
+        packed.write_bytes(damaged)
+        notes, note = listen()
+        found = list(read_shard(packed, on_skip=note))
+        if damaged in cuts:
+            complete = [pair for pair in found if len(pair[1]) == 2]
+            assert complete == wanted[:len(complete)] and (notes or complete == wanted)
+    assert len(list(read_shard(packed))) <= 3
+    # a gzip file that is complete around a tar that is not: no part of a recording
+    for cut in range(0, starts[3], 61):
+        packed.write_bytes(gzip.compress(path.read_bytes()[:cut]))
+        notes, note = listen()
+        for (_, parts), (_, whole) in zip(read_shard(packed, on_skip=note), wanted):
+            assert all(whole[ext] == content for ext, content in parts.items())
+        assert notes
+
+
+def test_a_gzip_bomb_fills_no_memory(tmp_path, monkeypatch):
+    """A member of 600 MB of zeros in a small file, then a good sample: 100 times the file's size are not unpacked; where they would
+    be, the member is skipped, a piece at a time."""
+    size = 600 * 2**20
+    big, good = tarfile.TarInfo("big.wav"), write_tar(tmp_path / "good.tar", ("0.wav", sound_bytes()), ("0.json", notes_bytes()))
+    big.size = size
+    path = tmp_path / "bomb.tar.gz"
+    with gzip.open(path, "wb", 1) as file:
+        file.write(big.tobuf())
+        for _ in range(size // 2**20):
+            file.write(bytes(2**20))
+        file.write(good.read_bytes())
+    for limit, left, message in ((100, [], f"claims {size} bytes at byte 512"), (1000, ["big", "0"], "a sample of more than 536870912")):
+        monkeypatch.setattr(shard_reader, "UNPACKED", limit)
+        notes, note = listen()
+        tracemalloc.start()
+        assert keys(path, note) == left
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 2**20 and message in next(iter(notes.values())), notes
+
+
+def test_a_stream_over_gzip_goes_on_from_a_cursor(packed, tmp_path):
+    """The batches of our own shards, packed with gzip: the same, also after a stop. index.json counts none of them."""
+    for path in find_shards(packed):
+        (tmp_path / f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes(), 1, mtime=0))
+    assert count_samples(find_shards(tmp_path)) is None
+    plain, whole = run(stream(packed)), run(stream(tmp_path))
+    for a, b in zip(plain, whole):
+        assert a["ids"] == b["ids"] and torch.equal(a["waveforms"], b["waveforms"]) and torch.equal(a["tokens"], b["tokens"])
+    cursors = json.loads(json.dumps({0: whole[4]["cursor"]}))
+    rest = run(stream(tmp_path, cursors=cursors))
+    assert len(rest) == 7 and all(same(a, b) for a, b in zip(rest, whole[5:]))
