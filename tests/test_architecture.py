@@ -115,7 +115,7 @@ def test_pyproject_asks_for_the_same_six_packages():
 
 # The oracles of the tests, and what else a careless import might reach.
 BLOCKED = ["transformers", "librosa", "sklearn", "matplotlib", "timm", "torchaudio", "torchvision", "pandas", "pytest",
-           "safetensors", "webdataset"]
+           "safetensors", "webdataset", "mutagen"]
 WITHOUT_THEM = f"""
 import importlib, runpy, sys
 for name in {BLOCKED}:
