@@ -1,43 +1,63 @@
 """Turns the rows of `label_files` into a manifest folder: finds the audio, checks it, writes the files, prints statistics."""
 import os
+import shlex
 from contextlib import suppress
 from pathlib import Path
+from unicodedata import normalize
 
 from tqdm import tqdm
 
 from mulan_min.audio import AudioError, duration, read_window
 from mulan_min.data import SPLITS
 from mulan_min.datasets import label_files
-from mulan_min.datasets.tables import by_source
+from mulan_min.datasets.tables import AUDIO_SUFFIXES, UNREADABLE_SUFFIXES, by_source
 from mulan_min.errors import UserError
 from mulan_min.files import write_json, write_jsonl, write_text
 from mulan_min.report import format_table
 
-# libsndfile cannot read AAC and WMA; these files are tried anyway, so that the report names them as unreadable
-AUDIO_SUFFIXES = set(".wav .flac .ogg .oga .opus .mp3 .aif .aiff .aifc .au .caf .w64 .rf64 .m4a .aac .wma".split())
 TEXT_SUFFIXES = {".csv", ".tsv", ".txt", ".json"}
+# folders in which systems and programs keep deleted files, copies and pictures; "Trash" can be an album
+SYSTEM_FOLDERS = set("$recycle.bin|system volume information|lost+found|#recycle|@recycle|@eadir|__macosx".split("|"))
 
 
-def files_below(folder, suffixes):
-    """Relative paths of the files with these suffixes, with "/" and in order. Links to folders are followed; hidden files are
-    left out."""
-    files, visited = [], set()
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        if os.path.realpath(parent) in visited:      # a link to a folder above would never end
-            folders.clear()
-            continue
-        visited.add(os.path.realpath(parent))
-        prefix = os.path.relpath(parent, folder).replace(os.sep, "/")
-        files += [f"{prefix}/{name}".removeprefix("./") for name in sorted(names)
-                  if not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes]
-    return files
+def files_below(folder, suffixes, left_out=None):
+    """Relative paths of the files with these suffixes, with "/" and in order. Links to folders are followed, after all other
+    folders; a folder is searched once. SYSTEM_FOLDERS, links to folders above, and names that begin with one dot (unlike "...And
+    Justice for All") are left out. The list `left_out` gets the folders that are not searched, and a number of files."""
+    files, hidden, waiting, visited, home = [], 0, [folder], set(), os.path.realpath(folder) + os.sep
+    left_out = [] if left_out is None else left_out
+    for top in waiting:      # the loop appends to it
+        for parent, folders, names in os.walk(top, onerror=lambda error: left_out.append(f"{error.filename}: {error.strerror}")):
+            real = os.path.realpath(parent)
+            prefix = f"{os.path.relpath(parent, folder)}/".replace(os.sep, "/").removeprefix("./")
+            if real in visited:
+                folders.clear()
+                continue
+            if visited and home.startswith(real.rstrip(os.sep) + os.sep):
+                left_out.append(prefix)
+                folders.clear()
+                continue
+            visited.add(real)
+            folders.sort()
+            left_out += [prefix + name + "/" for name in folders if is_hidden(name)]
+            folders[:] = [name for name in folders if not is_hidden(name)]
+            waiting += [path for name in folders if os.path.islink(path := os.path.join(parent, name))]
+            names = [name for name in names if os.path.splitext(name)[1].lower() in suffixes]
+            hidden += sum(map(is_hidden, names))
+            files += [prefix + name for name in names if not is_hidden(name)]
+    left_out += [f"{hidden} files that begin with a dot"] if hidden else []
+    return sorted(files, key=lambda path: (path.split("/")[:-1], path))
+
+
+def is_hidden(name):
+    """Whether the name of a file or folder begins with exactly one dot or is one of SYSTEM_FOLDERS."""
+    return name[:1] == "." != name[1:2] or name.lower() in SYSTEM_FOLDERS
 
 
 def without_suffix(path):
-    """Removes a suffix of audio files: "a/01. x.mp3" -> "a/01. x". "a/01. x" stays as it is."""
+    """Removes a suffix of audio files, and composes accents: "a/01. x.mp3" -> "a/01. x". "a/01. x" stays as it is."""
     stem, suffix = os.path.splitext(path)
-    return stem if suffix.lower() in AUDIO_SUFFIXES else path
+    return normalize("NFC", stem if suffix.lower() in AUDIO_SUFFIXES else path)
 
 
 def index_by_name(paths):
@@ -51,17 +71,26 @@ def index_by_name(paths):
 def find_audio(index, folder, names):
     """The first of `names` for which there is a file -> (path, name), or (None, None).
 
-    A name matches every path that ends in it, whatever the audio suffix. If several match, a path with the suffix of the
-    name comes first, then the alphabetical order decides.
+    A name matches every path that ends in it, whatever the audio suffix and the Unicode form. If several match, files that can be
+    read come first, then a path with the suffix of the name, then the alphabetical order decides.
     """
+    def order(path):
+        return is_unreadable(path), not path.endswith(name), not normalize("NFC", path).endswith(normalize("NFC", name)), path
+
     for name in filter(None, names):
-        if os.path.isabs(name) and os.path.isfile(name):
-            return name, name
+        for path in (name, normalize("NFC", name), normalize("NFD", name)) if os.path.isabs(name) else ():
+            if os.path.isfile(path):
+                return path, name
         ending = without_suffix(os.path.normpath(name).replace(os.sep, "/"))
         matches = [path for path in index.get(ending.rpartition("/")[2], ()) if f"/{without_suffix(path)}".endswith(f"/{ending}")]
         if matches:
-            return os.path.join(folder, min(matches, key=lambda path: (not path.endswith(name), path))), name
+            return os.path.join(folder, min(matches, key=order)), name
     return None, None
+
+
+def is_unreadable(path):
+    """Whether libsndfile cannot read this kind of file."""
+    return os.path.splitext(path)[1].lower() in UNREADABLE_SUFFIXES
 
 
 def path_in_manifest(path, out):
@@ -70,11 +99,12 @@ def path_in_manifest(path, out):
 
 
 def resolve(rows, folder, index, args):
-    """Rows of `label_files` -> (manifest lines of the recordings whose audio exists, {reason: [(id, detail) left out]}).
+    """Rows of `label_files` -> (manifest lines of the recordings whose audio exists, {reason: [(id, detail) left out]}, notes).
 
     Raises UserError for the first file that is named after a video and much longer than its clip, unless args.whole_videos.
     """
     lines, left_out, seen, probed = [], {"missing": [], "empty": [], "unreadable": [], "twice": []}, set(), False
+    files = {}      # real path of an audio file: (the path in `folder` without the suffix, its rows)
     for row in tqdm(rows, desc="recordings", unit="", disable=None):
         names, clip, suspect = row["audio"], row.pop("clip", None), row.pop("suspect", False)
         path, name = find_audio(index, folder, names)
@@ -102,8 +132,35 @@ def resolve(rows, folder, index, args):
         if reason:
             left_out[reason].append((row["id"], detail))
         else:
-            lines.append({**row, "audio": path_in_manifest(path, args.out)})
-    return lines, left_out
+            key = without_suffix(path_in_manifest(path, folder).replace(os.sep, "/"))
+            files.setdefault(os.path.realpath(path), (key, []))[1].append(row)
+            lines.append(row)
+            row["audio"] = path_in_manifest(path, args.out)
+    return lines, left_out, choose_splits(files.values())
+
+
+def choose_splits(files):
+    """Chooses the splits that are None. `files` are (key, rows) for each audio file; all its rows are in one split, which depends
+    on the key. Of four or more files, two are valid at least, because training needs them. Returns notes for the report."""
+    positions = sorted(label_files.position(key) for key, rows in files if rows[0]["split"] is None)
+    tests = sum(position < 0.1 for position in positions)
+    valid = max(0.1, positions[tests + 1] - 0.1 + 1e-9) if len(positions) >= tests + 4 else 0.1
+    for key, rows in files:
+        for row in rows:
+            row["split"] = row["split"] or label_files.split_by_hash(key, valid, 0.1)
+    divided = [key for key, rows in files if len({row["split"] for row in rows}) > 1]
+    return [f"{len(divided)} audio files are in more than one split: {', '.join(divided[:3])}"] if divided else []
+
+
+def check_paths(source, kind, out, overwrite):
+    """Raises UserError if `source` is not a `kind` ("file" or "folder"), or if there is something in the way of `out`."""
+    for path in (out / "manifest.jsonl", out / "labels.json", out / "playlists.jsonl"):
+        if path.exists() and not overwrite:
+            raise UserError(f"{path} already exists; give --overwrite to replace it, or another folder")
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out}: not a folder; name one to write to")
+    if not (source.is_file() if kind == "file" else source.is_dir()):
+        raise UserError(f"{source}: no such {kind}")
 
 
 def import_dataset(args):
@@ -111,42 +168,70 @@ def import_dataset(args):
 
     `args` is the command line of __main__.py. Nothing is written when a UserError is raised.
     """
-    for path in (args.out / "manifest.jsonl", args.out / "labels.json"):
-        if path.exists() and not args.overwrite:
-            raise UserError(f"{path} already exists; give --overwrite to replace it, or another folder")
-    if args.out.exists() and not args.out.is_dir():
-        raise UserError(f"{args.out}: not a folder; name one to write to")
     kind, home = ("file", args.source.parent) if args.dataset == "csv" else ("folder", args.source)
-    if not (args.source.is_file() if kind == "file" else args.source.is_dir()):
-        raise UserError(f"{args.source}: no such {kind}")
-    folder = args.audio_dir or home
+    check_paths(args.source, kind, args.out, args.overwrite)
+    folder, skipped = args.audio_dir or home, []
     if not folder.is_dir():
         raise UserError(f"--audio-dir {folder}: no such folder")
-    text_files, audio_files = [str(home / name) for name in files_below(home, TEXT_SUFFIXES)], files_below(folder, AUDIO_SUFFIXES)
+    text_files = [str(home / name) for name in files_below(home, TEXT_SUFFIXES)]
+    audio_files = files_below(folder, AUDIO_SUFFIXES, skipped)
     rows, labels, notes = getattr(label_files, args.dataset)(args, text_files, audio_files)
     if args.labels_only:
         write_json(args.out / "labels.json", labels)
         return "\n".join([*notes, f"{args.out / 'labels.json'} written"])
-    lines, left_out = resolve(rows, str(folder), index_by_name(audio_files), args)
-    if not lines:
-        first = f"; the first: {', '.join(next(filter(None, left_out.values()))[0])}" if any(left_out.values()) else ""
-        raise UserError(f"{folder}: no recording to import ({counts(left_out)}{first}); is the audio elsewhere? See --audio-dir")
+    lines, left_out, divided = resolve(rows, str(folder), index_by_name(audio_files), args)
     for line in lines if args.tags_as_aset else []:
         line["text"] |= by_source(aset=line["tags"])
     # text-to-music retrieval: a caption of the test split must find its recording
     captions = [{"set": "caption", "title": line["text"]["lf"][0], "tracks": [line["id"]]} for line in lines
                 if args.dataset == "musiccaps" and line["split"] == "test" and "lf" in line["text"]]
-    for name, content, write in (("labels.json", labels, write_json), ("playlists.jsonl", captions, write_jsonl)):
+    return write_collection(folder, args.out, lines, left_out, skipped, notes + divided, labels, captions)
+
+
+def write_collection(folder, out, lines, left_out, skipped, notes, labels, playlists, **columns):
+    """Writes the files of a collection whose audio is in `folder` to `out` -> report as text. `left_out` is {reason: [(id, detail)]};
+    `skipped` comes from files_below; `columns` as in split_table. Raises UserError when there are no lines."""
+    unreadable = conversion([detail.split(": ")[0] for _, detail in left_out["unreadable"]] + [line["audio"] for line in lines], folder)
+    if not lines:
+        first = f"; the first: {', '.join(next(filter(None, left_out.values()))[0])}" if any(left_out.values()) else ""
+        hint = unreadable or "is the audio elsewhere? See --audio-dir"
+        raise UserError(f"{folder}: no recording to import ({counts(left_out)}{first}); {hint}")
+    for name, content, write in (("labels.json", labels, write_json), ("playlists.jsonl", playlists, write_jsonl)):
         if content:
-            write(args.out / name, content)
+            write(out / name, content)
         else:      # a file of an earlier import would be mistaken for one of this import
-            (args.out / name).unlink(missing_ok=True)
+            (out / name).unlink(missing_ok=True)
     listed = ["\t".join(" ".join(part.split()) for part in (reason, *entry)) for reason in left_out for entry in left_out[reason]]
-    write_text(args.out / "left_out.txt", "".join(f"{line}\n" for line in listed))
-    write_jsonl(args.out / "manifest.jsonl", lines)      # last: a folder with a manifest is complete
-    report = [split_table(lines), "", text_table(lines), "", *notes]
-    report += [f"unreadable: {detail}" for _, detail in left_out["unreadable"][:20]]
-    return "\n".join([*report, f"left out: {counts(left_out)}" + (f"; listed in {args.out / 'left_out.txt'}" if listed else "")])
+    write_text(out / "left_out.txt", "".join(f"{line}\n" for line in listed))
+    write_jsonl(out / "manifest.jsonl", lines)      # last: a folder with a manifest is complete
+    notes = [*notes, unreadable, f"not searched: {', '.join(skipped[:5])}" + ", ..." * (len(skipped) > 5) if skipped else ""]
+    notes += [f"{reason}: {detail}" for reason in ("unreadable", "twice") for _, detail in left_out[reason][:20]]
+    notes += [f"left out: {counts(left_out)}" + (f"; listed in {out / 'left_out.txt'}" if listed else ""), advice(lines, out)]
+    return "\n".join([split_table(lines, **columns), "", text_table(lines), "", *filter(None, notes)])
+
+
+def conversion(paths, folder):
+    """What to do about files below `folder` that libsndfile cannot read, by their suffix; "" if there are none."""
+    kinds = sorted({os.path.splitext(path)[1].lower() for path in filter(is_unreadable, paths)})
+    names = " -o ".join(f"-iname '*{kind}'" for kind in kinds)
+    return kinds and (f"libsndfile cannot read {' '.join(kinds)}; convert these files and import again: find {shlex.quote(str(folder))} "
+                      f"""\\( {names} \\) -exec sh -c 'ffmpeg -nostdin -n -i "$1" -vn "${{1%.*}}.flac"' - {{}} \\;""")
+
+
+def advice(lines, out):
+    """The command that trains on manifest lines in `out`, or why they are not enough and what to do."""
+    lines = [line for line in lines if line["text"] and not is_unreadable(line["audio"])]
+    train, valid = ([line for line in lines if line["split"] == split] for split in ("train", "valid"))
+    # the paper's shares, without sources that less than 5 % of the recordings have: these would be repeated too often (our choice)
+    ratio = {source: share for source, share in label_files.SOURCES.items()
+             if 20 * sum(source in line["text"] for line in train) >= len(train) > 0}
+    train, valid = ({(line["audio"], line.get("start")) for line in part if ratio.keys() & line["text"].keys()} for part in (train, valid))
+    if len(train) >= 2 and len(valid) >= 2:
+        path, shares = path_in_manifest(out, Path.cwd()), ",".join(f"{source}={share}" for source, share in ratio.items())
+        return f"python train.py --audio resnet50 --data {shlex.quote(path)} --ratio {shares} --run {shlex.quote('runs/' + out.name)}"
+    remedy = "add recordings or choose other splits (--split, --test-share)" if lines else (
+        "give text (csv: --sf, --lf, --pl, --aset; folder: titles in the files) or, if there are tags, --tags-as-aset")
+    return f"cannot be trained on: needs two train and two valid recordings with text, has {len(train)} and {len(valid)}; {remedy}"
 
 
 def counts(left_out):

@@ -8,6 +8,7 @@ manifest (see data.py), with these differences:
     "audio"     a list of names; the first one that exists is used. "f/song.mp3" stands for any file whose path ends in it,
                 with any audio suffix; "song" for such a file in any folder.
     "clip"      (start, duration) in seconds, if the last name is the whole video from which the recording was cut
+    "split"     None if it is to be chosen by the audio, so that all rows of a file are on one side
     "suspect"   True if the file is known to be damaged in some copies
 
 Bad files raise UserError with file and line. What a dataset leaves open is our choice, and the function says so.
@@ -23,7 +24,7 @@ from mulan_min.datasets.tables import by_source, clean_text, find_text, find_tex
 from mulan_min.errors import UserError
 from mulan_min.ontology import below, read_ontology
 
-SOURCES = ("sf", "lf", "pl", "aset")
+SOURCES = {"sf": 2, "lf": 2, "pl": 1, "aset": 1}      # and their shares of a batch; paper
 SPLIT_NAMES = {"train": "train", "training": "train", "tr": "train", "valid": "valid", "validation": "valid", "val": "valid",
                "dev": "valid", "test": "test", "testing": "test", "eval": "test", "evaluation": "test"}
 
@@ -35,11 +36,14 @@ def read_split(cell, where):
     return SPLIT_NAMES[cell.lower()]
 
 
+def position(key):
+    """A hash of a text, from 0 to 1, the same on every machine."""
+    return crc32(key.encode("utf-8", "surrogateescape")) / 2**32
+
+
 def split_by_hash(key, valid, test=0.0):
-    """The split of a recording, by a hash of its key, so it is the same on every machine. About the shares `valid` and `test`
-    of all keys go to these splits, the others to train."""
-    position = crc32(key.encode("utf-8", "surrogateescape")) / 2**32
-    return "test" if position < test else "valid" if position < test + valid else "train"
+    """The split of a recording by its key's hash: about the shares `valid` and `test` go to these splits, the others to train."""
+    return "test" if position(key) < test else "valid" if position(key) < test + valid else "train"
 
 
 def most_used_first(tags):
@@ -236,28 +240,29 @@ def gtzan(args, text_files, audio_files):
 
 
 def csv(args, text_files, audio_files):
-    """Any csv file with a header; the options name its columns. A cell holds one text, or several as a Python list or between
-    `args.separator`. Without a column for the split, 10 % are valid and 10 % test (our choice)."""
+    """Any csv file with a header; the options name its columns. A cell holds one text, or several as a list (see `read_list`) or
+    between `args.separator`. Other text in brackets, such as [Untitled], is a text. But a cell that should be a list and cannot be
+    read as one raises UserError: of tags or ASET, if it begins with [ or {; of other sources, if its first and last item have quotes.
+    Without a column for the split, 10 % of the files are valid and 10 % test (our choice)."""
     with open(args.source, encoding="utf-8-sig", errors="replace") as file:
         delimiter = max("\t,;", key=file.readline().count)
     columns = {name: getattr(args, name) for name in ("id", "audio", "split", "start", "duration")}      # a column or None
     text_columns = {name: getattr(args, name) for name in (*SOURCES, "tags")}      # a list of columns
 
-    def texts(cell, where, column):
-        if cell.startswith("[") and cell.endswith("]"):
-            return read_list(cell, where, column)
-        return cell.split(args.separator) if args.separator else [cell]
+    def texts(source, column, where, cell):
+        list_like = r"[\[{]" if source in ("aset", "tags") else r"""\[[\s\[({]*(np\.\w+\()?['"].*['"][\s\])}]*\]$"""
+        items = read_list(cell, where, column, needed=re.match(list_like, cell, re.S))
+        return items if items is not None else cell.split(args.separator) if args.separator else [cell]
 
     rows = []
     for where, row in read_records(args.source, [*filter(None, columns.values()), *sum(text_columns.values(), [])], delimiter):
         cells = {name: row[column].strip() if column else "" for name, column in columns.items()}
-        name = cells["id"] or cells["audio"] or where
-        split = read_split(cells["split"], where) if args.split else split_by_hash(name, 0.1, 0.1)
-        text = by_source(**{source: [part for column in names for part in texts(row[column].strip(), where, column)]
+        text = by_source(**{source: [text for column in names for text in texts(source, column, where, row[column].strip())]
                             for source, names in text_columns.items()})
-        rows.append({"id": name, "audio": [cells["audio"], cells["audio"].replace("\\", "/")],      # the second: from Windows
-                     "split": split, "tags": text.pop("tags", []), "text": text,
+        names = [cells["audio"], cells["audio"].replace("\\", "/")]      # the second: from Windows
+        rows.append({"id": cells["id"] or cells["audio"] or where, "audio": names, "text": text, "tags": text.pop("tags", []),
+                     "split": read_split(cells["split"], where) if args.split else None,
                      **{key: read_seconds(cells[key], where, columns[key]) for key in ("start", "duration") if cells[key]}})
     tags = most_used_first(tag for row in rows for tag in row["tags"])
-    notes = [] if args.split else ["no --split column: 80 % train, 10 % valid, 10 % test, by the id"]
+    notes = [] if args.split else ["no --split column: 80 % train, 10 % valid, 10 % test, by the path of the audio"]
     return rows, {"tags": tags} if tags else {}, notes

@@ -1,6 +1,7 @@
 """Turns a folder of music into a manifest folder. The texts come from the tags and names of the files."""
 import math
 import re
+import zlib
 from collections import Counter, defaultdict, namedtuple
 from pathlib import Path
 
@@ -8,10 +9,9 @@ import numpy as np
 from tqdm import tqdm
 
 from mulan_min.audio import AudioError, open_audio, read_window
-from mulan_min.datasets.importing import AUDIO_SUFFIXES, counts, path_in_manifest, split_table
-from mulan_min.datasets.tables import by_source, clean_text, distinct
+from mulan_min.datasets.importing import check_paths, files_below, path_in_manifest, write_collection
+from mulan_min.datasets.tables import AUDIO_SUFFIXES, by_source, clean_text, distinct
 from mulan_min.errors import UserError
-from mulan_min.files import write_jsonl
 from mulan_min.mining.text_rules import FILE_COMMENT
 
 # words in folder names that describe the storage and not the music
@@ -60,24 +60,38 @@ def read_track(path, music):
 
 
 def read_tracks(files, music, min_seconds, check):
-    """Reads the tags of all files -> (list of Track, {reason: [ids or messages of the files left out]})."""
-    tracks, left_out = {}, {"unreadable": [], "too short": [], "twice": []}
+    """Reads the tags of all files -> (list of Track, {reason: [(id, detail)] of the files left out})."""
+    tracks, left_out = [], {"unreadable": [], "too short": [], "twice": []}
     for path in tqdm(files, desc="reading tags", unit="file", disable=None):
         try:
             track = read_track(path, music)
             if check:
                 read_window(path)
         except AudioError as error:
-            left_out["unreadable"].append(str(error))
+            left_out["unreadable"].append((path.relative_to(music).as_posix(), str(error)))
             continue
-        key = (track.title.lower() or path, track.seconds)      # a copy in another folder could be in another split
         if track.seconds < min_seconds:
-            left_out["too short"].append(track.id)
-        elif key in tracks:
-            left_out["twice"].append(track.id)
+            left_out["too short"].append((track.id, f"{track.seconds} s"))
         else:
-            tracks[key] = track
-    return list(tracks.values()), left_out
+            tracks.append(track)
+    copies = find_copies(tracks, music)      # a copy could be in another split
+    left_out["twice"] = [(copy, f"{copy} has the same audio as {first}") for copy, first in copies.items()]
+    return [track for track in tracks if track.id not in copies], left_out
+
+
+def find_copies(tracks, music):
+    """{id: id of an earlier track with the same audio, sample by sample}; names and tags do not matter. A second in the middle is
+    decoded if other tracks have the same length, and everything if that second is the same too, for it may be silent."""
+    keys = {track.id: (track.seconds,) for track in tracks}
+    for windows in (lambda seconds: [(seconds / 2, 1)], lambda seconds: [(start, 60) for start in range(0, math.ceil(seconds), 60)]):
+        common = Counter(keys.values())
+        for track in tqdm([t for t in tracks if common[keys[t.id]] > 1], desc="looking for copies", unit="file", disable=None):
+            try:
+                keys[track.id] += tuple(zlib.crc32(read_window(music / track.id, *window)) for window in windows(track.seconds))
+            except AudioError:
+                keys[track.id] = (track.id,)      # a damaged file is like no other
+    first = {}
+    return {track.id: first[keys[track.id]] for track in tracks if first.setdefault(keys[track.id], track.id) != track.id}
 
 
 def joined_groups(tracks):
@@ -100,19 +114,22 @@ def split_groups(groups, test_share, seed):
     """The group of each track -> the split of each track; a group is never divided. valid gets half of the test share.
 
     Groups are taken from the largest to the smallest, and each goes to the split that lacks most tracks. So the sizes come
-    close to the shares even with few albums. The largest group is always in train. The seed orders groups of equal size.
+    close to the shares even with few albums. But the last tracks go where they are needed: train and valid need two for
+    training, test needs one. The largest group is always in train. The seed orders groups of equal size.
     """
     sizes = Counter(groups)
     order = sorted(sizes)
     np.random.default_rng((seed, 0)).shuffle(order)
     shares = {"train": 1 - 1.5 * test_share, "test": test_share, "valid": test_share / 2}
     lacking = {split: share * len(groups) for split, share in shares.items() if share > 0}
-    splits = {}
+    needs, left, splits = {split: n for split, n in (("train", 2), ("valid", 2), ("test", 1)) if split in lacking}, len(groups), {}
     for group in sorted(order, key=lambda g: -sizes[g]):
-        empty = lacking.keys() - splits.values()
-        fill = len(order) - len(splits) <= len(empty)      # only as many groups are left as there are empty splits
-        splits[group] = max(sorted(empty) if fill else lacking, key=lacking.get) if splits else "train"
+        left -= sizes[group]
+        enough = [split for split in lacking if sum(needs.values()) - min(needs[split], sizes[group]) <= left]
+        choice = enough or [split for split in needs if needs[split]][:1]
+        splits[group] = max(choice, key=lacking.get) if splits else "train"
         lacking[splits[group]] -= sizes[group]
+        needs[splits[group]] -= min(needs[splits[group]], sizes[group])
     return [splits[group] for group in groups]
 
 
@@ -130,33 +147,28 @@ def playlists(tracks):
              "tracks": [track.id for track in members]} for kind, title, texts, members in queries if title]
 
 
-def import_folder(music, out, seed=0, test_share=0.2, min_seconds=10.0, check=False):
-    """Writes out/manifest.jsonl and out/playlists.jsonl for all music files below the folder `music` -> report as text.
+def import_folder(music, out, seed=0, test_share=0.2, min_seconds=10.0, check=False, overwrite=False):
+    """Writes the files of a collection (see write_collection) for all music below the folder `music` to `out` -> report as text.
 
     SF text is a file's title (or its name), artist, album and genres; LF its comment; PL the names of the two nearest
     folders. There is no ASET text. Files are not copied. `check` decodes each file to its end instead of trusting its
-    header. Raises UserError when there is nothing to import.
+    header. Raises UserError when there is nothing to import, and without `overwrite` when there is a collection in `out`.
     """
-    music, out = Path(music).resolve(), Path(out).resolve()
-    if not music.is_dir():
-        raise UserError(f"{music}: no such folder of music")
+    music, out, skipped = Path(music).resolve(), Path(out).resolve(), []
+    check_paths(music, "folder", out, overwrite)
     if not 0 <= test_share <= 0.5:
         raise UserError(f"--test-share {test_share:g} must be between 0 and 0.5")
-    files = sorted(p for p in music.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES and not p.name.startswith("."))
+    files = sorted(music / name for name in files_below(music, AUDIO_SUFFIXES, skipped))
     tracks, left_out = read_tracks(files, music, min_seconds, check)
-    if not tracks:
-        raise UserError(f"{music}: nothing to import of {len(files)} music files ({counts(left_out)})")
     groups = joined_groups(tracks)
     by_album = len(set(groups)) >= 3      # fewer cannot fill three splits
     splits = split_groups(groups if by_album else [track.id for track in tracks], test_share, seed)
-    rows = [{"id": track.id, "audio": path_in_manifest(music / track.id, out), "split": split, "duration": track.seconds,
-             "text": by_source(sf=(track.title, track.artist, track.album, *track.genres), lf=track.comments,
-                               pl=distinct(track.folders)[:2])} for track, split in zip(tracks, splits)]
-    write_jsonl(out / "playlists.jsonl", playlists([track for track, split in zip(tracks, splits) if split == "test"]))
-    write_jsonl(out / "manifest.jsonl", rows)      # last: a folder with a manifest is complete
+    lines = [{"id": track.id, "audio": path_in_manifest(music / track.id, out), "split": split, "duration": track.seconds,
+              "text": by_source(sf=(track.title, track.artist, track.album, *track.genres), lf=track.comments,
+                                pl=distinct(track.folders)[:2])} for track, split in zip(tracks, splits)]
     group_of = {track.id: group for track, group in zip(tracks, groups)}
-    lines = [split_table(rows, hours=lambda part: f"{sum(row['duration'] for row in part) / 3600:.1f}",
-                         albums=lambda part: len({group_of[row["id"]] for row in part}))]
-    lines += [f"unreadable: {message}" for message in left_out["unreadable"]] + [f"left out: {counts(left_out)}"]
-    lines += [] if by_album else ["fewer than three albums or folders: split by track, so figures will be too good"]
-    return "\n".join(lines)
+    notes = [] if by_album else ["fewer than three albums or folders: split by track, so figures will be too good"]
+    return write_collection(music, out, lines, left_out, skipped, notes, labels=None,
+                            playlists=playlists([track for track, split in zip(tracks, splits) if split == "test"]),
+                            hours=lambda part: f"{sum(line['duration'] for line in part) / 3600:.1f}",
+                            albums=lambda part: len({group_of[line["id"]] for line in part}))

@@ -1,15 +1,25 @@
 """Finds and reads csv files, and cleans the texts in their cells."""
 import ast
 import csv
+import json
+import os
 import re
 from contextlib import suppress
 from fnmatch import fnmatch
+from itertools import chain
 from pathlib import Path
+from unicodedata import normalize
 
 from mulan_min.errors import UserError
 from mulan_min.mining.text_rules import ADDRESS
 
+# libsndfile cannot read the first line's files; they are tried anyway, so that the report names them as unreadable
+UNREADABLE_SUFFIXES = set(".m4a .m4b .mp4 .aac .wma .webm .mka .ape .wv .mpc".split())
+AUDIO_SUFFIXES = UNREADABLE_SUFFIXES | set(".wav .flac .ogg .oga .opus .mp3 .aif .aiff .aifc .au .caf .w64 .rf64".split())
 NO_NAME = re.compile(r"(unknown|various|untitled|none|no)?\W*(artists?|album|title|genre|(audio ?)?track|misc|other)?\W*\d*", re.I)
+MISSING = {"", "nan", "none", "null", "n/a", "<na>"}      # what programs write for a missing value, in lower case
+VALUE = r"""('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|(?i:none|nan|null|true|false)\b|[-+]?\.?\d[\w.+-]*)"""
+ITEM = re.compile(rf"\s*(?:np\.\w+\({VALUE}\)|{VALUE})(?:\s*,|(?=\s)|\s*$)", re.S)      # one item of a list and the mark after it
 
 
 def find_texts(args, text_files, pattern, optional=False):
@@ -21,8 +31,7 @@ def find_texts(args, text_files, pattern, optional=False):
 
 
 def find_text(args, text_files, pattern, optional=False):
-    """The one path in `text_files` whose file name matches. Raises UserError when there are several, or none; a missing
-    optional file is None."""
+    """The one path that find_texts finds; a missing optional file is None. Raises UserError also when there are several."""
     paths = find_texts(args, text_files, pattern, optional)
     if len(paths) > 1:
         raise UserError(f"{args.source}: has {len(paths)} files {pattern} ({', '.join(paths[:3])}); keep only one")
@@ -30,21 +39,54 @@ def find_text(args, text_files, pattern, optional=False):
 
 
 def read_csv(path, delimiter=",", quoted=True):
-    """Yields (where, cells) for each line of a csv file that is not blank, also for the header. `where` names file and line.
+    """Yields (where, cells) for each row of a csv file that is not blank, also for the header. `where` names file and line.
 
     The file is UTF-8, with or without a byte order mark, and may have any line ends, also inside quotes. With quoted=False
-    a quote is an ordinary character. Raises UserError for a damaged file.
+    a quote is an ordinary character. Raises UserError for a damaged file, and as `check_quotes` does.
     """
     csv.field_size_limit(1 << 27)      # biographies are longer than the default limit
+    lines, width = [], 0      # the lines of one row; the number of cells of the first row
+
+    def kept(file):
+        for line in chain(file, [""]):      # if a quote is open at the end of the file, "" becomes a line of its row
+            lines.append(line)
+            yield line
+
     with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
-        reader = csv.reader(file, delimiter=delimiter, skipinitialspace=delimiter == ",",
+        reader = csv.reader(kept(file), delimiter=delimiter, skipinitialspace=delimiter == ",",
                             quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE)
         try:
             for cells in reader:
+                width = width or len(cells)
+                if len(lines) > 1:
+                    check_quotes(path, reader.line_num, lines, delimiter, width)
+                lines.clear()
                 if any(map(str.strip, cells)):
                     yield f"{path}, line {reader.line_num}", cells
         except csv.Error as error:
+            check_quotes(path, reader.line_num, lines, delimiter, width)
             raise UserError(f"{path}, line {reader.line_num}: {error}; unpack or download the file again") from None
+
+
+def check_quotes(path, last, lines, delimiter, width):
+    """Raises UserError if a quote opens a cell and closes too late. `lines` are those of one row; `last` numbers the last one.
+
+    A cell may have many lines. Its quote closes too late if that is at the end of the file, if more text follows in the same
+    cell, or if one of the lines looks like a row: it has `width` cells, and one of them names an audio file (our choice).
+    """
+    space = " *" if delimiter == "," else ""
+    cell_in_quotes = rf'(?:^|{delimiter}){space}"([^"]*(?:""[^"]*)*)("?) *(?=({delimiter}|[\r\n]|$)?)'
+    for cell in re.finditer(cell_in_quotes, text := "".join(lines)):
+        first, count = (len(re.findall(r"\r\n?|\n", part)) for part in (text[:cell.start()], cell[1]))
+        rows = (line.split(delimiter) for line in lines[first + 1:first + 1 + count])
+        if not cell[2] or count and (cell[3] is None or any(len(row) == width and any(map(is_audio, row)) for row in rows)):
+            raise UserError(f"{path}, line {last - len(lines) + 1 + first}: a quote opens here and is not closed in its own row; "
+                            "close it, double it or delete it")
+
+
+def is_audio(name):
+    """Whether a name has a suffix of audio files."""
+    return os.path.splitext(name.strip(' "\r\n'))[1].lower() in AUDIO_SUFFIXES
 
 
 def read_records(path, columns, delimiter=",", quoted=True):
@@ -72,19 +114,37 @@ def read_seconds(cell, where, column):
     raise UserError(f"{where}: {column} '{cell}' is not a time in seconds")
 
 
-def read_list(cell, where, column):
-    """A cell that holds a Python list such as "['soft', 'piano']", read without running any code. An empty cell gives [].
-    Raises UserError for anything else."""
-    with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
-        value = ast.literal_eval(cell) if cell.strip() else []
-        if isinstance(value, list):
-            return value
-    raise UserError(f"{where}: {column} '{cell[:40]}' is not a list like ['one', 'two']")
+def read_list(cell, where, column, needed=True):
+    """A cell that holds a list as Python, numpy or JSON print it -> its items as texts, without missing values.
+
+    "['soft' 'piano']", '["soft", "piano"]' and "('soft', 'piano')" are the same. Items may be numbers, but not lists. An empty
+    cell, also one of MISSING, gives []. For another cell raises UserError, or returns None if no list is `needed`.
+    """
+    body = "" if cell.strip().lower() in MISSING else cell.strip()
+    brackets, inner, items, position = body[:1] + body[1:][-1:], body[1:-1].strip(), [], 0
+    while brackets in ("[]", "()", "{}") and position < len(inner) and (item := ITEM.match(inner, position)):
+        items.append(item[1] or item[2])
+        position = item.end()
+    if position == len(inner) and (brackets in ("", "[]") or any(item[0] in "'\"" for item in items)):
+        with suppress(ValueError, SyntaxError):
+            return [unquote(item) for item in items if item.lower() not in MISSING]
+    if needed:
+        raise UserError(f"{where}: {column} '{' '.join(cell.split())[:40]}' is not a list like ['one', 'two']")
+    return None
+
+
+def unquote(item):
+    """An item of a list -> its text. JSON is tried first, because its \\/ and pairs of \\u have another meaning in Python."""
+    if item[0] not in "'\"":
+        return item
+    with suppress(ValueError):
+        return json.loads(item, strict=False)
+    return ast.literal_eval(item)
 
 
 def clean_text(text):
     """A title or name on one line, without addresses and underscores; "" for a placeholder such as "Unknown Artist"."""
-    text = "".join(c if c.isprintable() and c != "_" else " " for c in ADDRESS.sub(" ", text))
+    text = "".join(c if c.isprintable() and c != "_" else " " for c in ADDRESS.sub(" ", normalize("NFC", text)))
     text = " ".join(text.split()).strip(" -/:;,<>|")
     return text if any(map(str.isalpha, text)) and not NO_NAME.fullmatch(text) else ""
 
@@ -93,7 +153,7 @@ def distinct(texts):
     """The texts in their order, each on one line with single spaces. Empty texts are left out. If texts differ only in case,
     the first one stays."""
     first = {}
-    for text in filter(None, (" ".join(str(text).split()) for text in texts)):
+    for text in filter(None, (" ".join(normalize("NFC", text).split()) for text in texts)):
         first.setdefault(text.lower(), text)
     return list(first.values())
 
