@@ -1,5 +1,6 @@
 """Turns the rows of `label_files` into a manifest folder: finds the audio, checks it, writes the files, prints statistics."""
 import os
+import re
 import shlex
 from contextlib import suppress
 from pathlib import Path
@@ -7,57 +8,40 @@ from unicodedata import normalize
 
 from tqdm import tqdm
 
-from mulan_min.audio import AudioError, duration, read_window
+from mulan_min.audio import AudioError, check, duration
 from mulan_min.data import SPLITS
 from mulan_min.datasets import label_files
-from mulan_min.datasets.tables import AUDIO_SUFFIXES, UNREADABLE_SUFFIXES, by_source
+from mulan_min.datasets.tables import AUDIO_SUFFIXES, UNREADABLE_SUFFIXES, by_source, suffix_of
 from mulan_min.errors import UserError
 from mulan_min.files import write_json, write_jsonl, write_text
 from mulan_min.report import format_table
 
 TEXT_SUFFIXES = {".csv", ".tsv", ".txt", ".json"}
-# folders in which systems and programs keep deleted files, copies and pictures; "Trash" can be an album
-SYSTEM_FOLDERS = set("$recycle.bin|system volume information|lost+found|#recycle|@recycle|@eadir|__macosx".split("|"))
+# Names with one dot in front (but "...And Justice for All"), and folders of deleted files, copies and pictures ("Trash" is an album).
+HIDDEN = re.compile(r"\.(?!\.)|(\$recycle\.bin|system volume information|lost\+found|#recycle|@recycle|@eadir|__macosx)$", re.I)
 
 
 def files_below(folder, suffixes, left_out=None):
-    """Relative paths of the files with these suffixes, with "/" and in order. Links to folders are followed, after all other
-    folders; a folder is searched once. SYSTEM_FOLDERS, links to folders above, and names that begin with one dot (unlike "...And
-    Justice for All") are left out. The list `left_out` gets the folders that are not searched, and a number of files."""
-    files, hidden, waiting, visited, home = [], 0, [folder], set(), os.path.realpath(folder) + os.sep
-    left_out = [] if left_out is None else left_out
+    """Relative paths of the files with these suffixes, with "/" and in order. HIDDEN names are left out. Links to folders are
+    followed, after the other folders and not upwards; a folder is searched once. `left_out`, a list, gets what is not searched."""
+    files, waiting, visited, left_out = [], [folder], set(), [] if left_out is None else left_out
     for top in waiting:      # the loop appends to it
-        for parent, folders, names in os.walk(top, onerror=lambda error: left_out.append(f"{error.filename}: {error.strerror}")):
-            real = os.path.realpath(parent)
-            prefix = f"{os.path.relpath(parent, folder)}/".replace(os.sep, "/").removeprefix("./")
-            if real in visited:
-                folders.clear()
-                continue
-            if visited and home.startswith(real.rstrip(os.sep) + os.sep):
-                left_out.append(prefix)
-                folders.clear()
-                continue
-            visited.add(real)
-            folders.sort()
-            left_out += [prefix + name + "/" for name in folders if is_hidden(name)]
-            folders[:] = [name for name in folders if not is_hidden(name)]
+        for parent, folders, names in os.walk(top, onerror=lambda error: left_out.append(f"{error.filename} ({error.strerror})")):
+            real, prefix = os.path.realpath(parent), f"{os.path.relpath(parent, folder)}/".replace(os.sep, "/").removeprefix("./")
+            names = [name for name in names if suffix_of(name) in suffixes]
+            if real in visited or visited and Path(folder).resolve().is_relative_to(real):
+                folders[:] = names = []
+            left_out += [prefix + name for name in sorted(folders) + names if HIDDEN.match(name)]
+            folders[:] = [name for name in sorted(folders) if not HIDDEN.match(name)]
             waiting += [path for name in folders if os.path.islink(path := os.path.join(parent, name))]
-            names = [name for name in names if os.path.splitext(name)[1].lower() in suffixes]
-            hidden += sum(map(is_hidden, names))
-            files += [prefix + name for name in names if not is_hidden(name)]
-    left_out += [f"{hidden} files that begin with a dot"] if hidden else []
+            files += [prefix + name for name in names if not HIDDEN.match(name)]
+            visited.add(real)
     return sorted(files, key=lambda path: (path.split("/")[:-1], path))
 
 
-def is_hidden(name):
-    """Whether the name of a file or folder begins with exactly one dot or is one of SYSTEM_FOLDERS."""
-    return name[:1] == "." != name[1:2] or name.lower() in SYSTEM_FOLDERS
-
-
 def without_suffix(path):
-    """Removes a suffix of audio files, and composes accents: "a/01. x.mp3" -> "a/01. x". "a/01. x" stays as it is."""
-    stem, suffix = os.path.splitext(path)
-    return normalize("NFC", stem if suffix.lower() in AUDIO_SUFFIXES else path)
+    """Removes a suffix of audio files and composes accents: "a/01. x.mp3" -> "a/01. x". "a/01. x" stays as it is."""
+    return normalize("NFC", os.path.splitext(path)[0] if suffix_of(path) in AUDIO_SUFFIXES else path)
 
 
 def index_by_name(paths):
@@ -71,26 +55,19 @@ def index_by_name(paths):
 def find_audio(index, folder, names):
     """The first of `names` for which there is a file -> (path, name), or (None, None).
 
-    A name matches every path that ends in it, whatever the audio suffix and the Unicode form. If several match, files that can be
-    read come first, then a path with the suffix of the name, then the alphabetical order decides.
+    A name matches every path that ends in it, whatever the audio suffix and the Unicode form. If several match, files that can
+    be read come first, then a path with the suffix of the name, then the alphabetical order decides.
     """
-    def order(path):
-        return is_unreadable(path), not path.endswith(name), not normalize("NFC", path).endswith(normalize("NFC", name)), path
-
     for name in filter(None, names):
-        for path in (name, normalize("NFC", name), normalize("NFD", name)) if os.path.isabs(name) else ():
-            if os.path.isfile(path):
-                return path, name
+        forms = [name, normalize("NFC", name), normalize("NFD", name)]
+        if os.path.isabs(name) and any(os.path.isfile(found := path) for path in forms):
+            return found, name
         ending = without_suffix(os.path.normpath(name).replace(os.sep, "/"))
         matches = [path for path in index.get(ending.rpartition("/")[2], ()) if f"/{without_suffix(path)}".endswith(f"/{ending}")]
         if matches:
-            return os.path.join(folder, min(matches, key=order)), name
+            order = [[suffix_of(path) in UNREADABLE_SUFFIXES, *(not path.endswith(form) for form in forms), path] for path in matches]
+            return os.path.join(folder, min(order)[-1]), name
     return None, None
-
-
-def is_unreadable(path):
-    """Whether libsndfile cannot read this kind of file."""
-    return os.path.splitext(path)[1].lower() in UNREADABLE_SUFFIXES
 
 
 def path_in_manifest(path, out):
@@ -104,7 +81,7 @@ def resolve(rows, folder, index, args):
     Raises UserError for the first file that is named after a video and much longer than its clip, unless args.whole_videos.
     """
     lines, left_out, seen, probed = [], {"missing": [], "empty": [], "unreadable": [], "twice": []}, set(), False
-    files = {}      # real path of an audio file: (the path in `folder` without the suffix, its rows)
+    files = {}      # real path of an audio file: (the name that decides on its split, its rows)
     for row in tqdm(rows, desc="recordings", unit="", disable=None):
         names, clip, suspect = row["audio"], row.pop("clip", None), row.pop("suspect", False)
         path, name = find_audio(index, folder, names)
@@ -126,7 +103,7 @@ def resolve(rows, folder, index, args):
         seen.add(row["id"])
         try:
             if not reason and (args.check or suspect):
-                read_window(path, row.get("start", 0.0), row.get("duration"))
+                check(path, row.get("start", 0.0), row.get("duration"))
         except AudioError as error:
             reason, detail = "unreadable", str(error)
         if reason:
@@ -134,14 +111,14 @@ def resolve(rows, folder, index, args):
         else:
             key = without_suffix(path_in_manifest(path, folder).replace(os.sep, "/"))
             files.setdefault(os.path.realpath(path), (key, []))[1].append(row)
-            lines.append(row)
             row["audio"] = path_in_manifest(path, args.out)
-    return lines, left_out, choose_splits(files.values())
+            lines.append(row)
+    return lines, left_out, choose_splits(list(files.values()))
 
 
 def choose_splits(files):
-    """Chooses the splits that are None. `files` are (key, rows) for each audio file; all its rows are in one split, which depends
-    on the key. Of four or more files, two are valid at least, because training needs them. Returns notes for the report."""
+    """Chooses the splits that are None. `files` has (key, rows) of each audio file: the key decides, so all rows are on one side.
+    With few files the share of valid is larger, because training needs two. Returns notes for the report."""
     positions = sorted(label_files.position(key) for key, rows in files if rows[0]["split"] is None)
     tests = sum(position < 0.1 for position in positions)
     valid = max(0.1, positions[tests + 1] - 0.1 + 1e-9) if len(positions) >= tests + 4 else 0.1
@@ -149,32 +126,18 @@ def choose_splits(files):
         for row in rows:
             row["split"] = row["split"] or label_files.split_by_hash(key, valid, 0.1)
     divided = [key for key, rows in files if len({row["split"] for row in rows}) > 1]
-    return [f"{len(divided)} audio files are in more than one split: {', '.join(divided[:3])}"] if divided else []
-
-
-def check_paths(source, kind, out, overwrite):
-    """Raises UserError if `source` is not a `kind` ("file" or "folder"), or if there is something in the way of `out`."""
-    for path in (out / "manifest.jsonl", out / "labels.json", out / "playlists.jsonl"):
-        if path.exists() and not overwrite:
-            raise UserError(f"{path} already exists; give --overwrite to replace it, or another folder")
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out}: not a folder; name one to write to")
-    if not (source.is_file() if kind == "file" else source.is_dir()):
-        raise UserError(f"{source}: no such {kind}")
+    return [f"{len(divided)} audio files are in more than one split, such as {divided[0]}"] if divided else []
 
 
 def import_dataset(args):
-    """Writes manifest.jsonl, labels.json, playlists.jsonl and left_out.txt to `args.out` -> report as text.
-
-    `args` is the command line of __main__.py. Nothing is written when a UserError is raised.
-    """
+    """Writes a collection (see `write_collection`) to `args.out` -> report as text. `args` is the command line of __main__.py.
+    Nothing is written when a UserError is raised."""
     kind, home = ("file", args.source.parent) if args.dataset == "csv" else ("folder", args.source)
     check_paths(args.source, kind, args.out, args.overwrite)
     folder, skipped = args.audio_dir or home, []
     if not folder.is_dir():
         raise UserError(f"--audio-dir {folder}: no such folder")
-    text_files = [str(home / name) for name in files_below(home, TEXT_SUFFIXES)]
-    audio_files = files_below(folder, AUDIO_SUFFIXES, skipped)
+    text_files, audio_files = [str(home / name) for name in files_below(home, TEXT_SUFFIXES)], files_below(folder, AUDIO_SUFFIXES, skipped)
     rows, labels, notes = getattr(label_files, args.dataset)(args, text_files, audio_files)
     if args.labels_only:
         write_json(args.out / "labels.json", labels)
@@ -188,10 +151,24 @@ def import_dataset(args):
     return write_collection(folder, args.out, lines, left_out, skipped, notes + divided, labels, captions)
 
 
+def check_paths(source, kind, out, overwrite):
+    """Raises UserError if `source` is not a `kind` ("file" or "folder"), or if there is something in the way of `out`."""
+    for path in (out / "manifest.jsonl", out / "labels.json", out / "playlists.jsonl"):
+        if path.exists() and not overwrite:
+            raise UserError(f"{path} already exists; give --overwrite to replace it, or another folder")
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out}: not a folder; name one to write to")
+    if not (source.is_file() if kind == "file" else source.is_dir()):
+        raise UserError(f"{source}: no such {kind}")
+
+
 def write_collection(folder, out, lines, left_out, skipped, notes, labels, playlists, **columns):
-    """Writes the files of a collection whose audio is in `folder` to `out` -> report as text. `left_out` is {reason: [(id, detail)]};
-    `skipped` comes from files_below; `columns` as in split_table. Raises UserError when there are no lines."""
-    unreadable = conversion([detail.split(": ")[0] for _, detail in left_out["unreadable"]] + [line["audio"] for line in lines], folder)
+    """Writes manifest.jsonl, labels.json, playlists.jsonl and left_out.txt to `out`, without empty ones -> report as text.
+
+    folder: where the audio is; lines: of the manifest; left_out: {reason: [(id, detail)]}; skipped: see `files_below`; columns:
+    see `split_table`. Raises UserError when there are no lines.
+    """
+    unreadable = conversion([detail.partition(": ")[0] for _, detail in left_out["unreadable"]] + [line["audio"] for line in lines], folder)
     if not lines:
         first = f"; the first: {', '.join(next(filter(None, left_out.values()))[0])}" if any(left_out.values()) else ""
         hint = unreadable or "is the audio elsewhere? See --audio-dir"
@@ -204,60 +181,9 @@ def write_collection(folder, out, lines, left_out, skipped, notes, labels, playl
     listed = ["\t".join(" ".join(part.split()) for part in (reason, *entry)) for reason in left_out for entry in left_out[reason]]
     write_text(out / "left_out.txt", "".join(f"{line}\n" for line in listed))
     write_jsonl(out / "manifest.jsonl", lines)      # last: a folder with a manifest is complete
-    notes = [*notes, unreadable, f"not searched: {', '.join(skipped[:5])}" + ", ..." * (len(skipped) > 5) if skipped else ""]
-    notes += [f"{reason}: {detail}" for reason in ("unreadable", "twice") for _, detail in left_out[reason][:20]]
-    notes += [f"left out: {counts(left_out)}" + (f"; listed in {out / 'left_out.txt'}" if listed else ""), advice(lines, out)]
-    return "\n".join([split_table(lines, **columns), "", text_table(lines), "", *filter(None, notes)])
+    report = [split_table(lines, **columns), "", text_table(lines), "", *notes, *unreadable]
+    report += [f"not searched: {', '.join(skipped[:5])}{', ...' if len(skipped) > 5 else ''}"] if skipped else []
+    report += [f"{reason}: {detail}" for reason in ("unreadable", "twice") for _, detail in left_out.get(reason)[:20]]
+    return "\n".join([*report, f"left out: {counts(left_out)}" + (f"; listed in {out / 'left_out.txt'}" if listed else ""), advice(lines, out)])
 
 
-def conversion(paths, folder):
-    """What to do about files below `folder` that libsndfile cannot read, by their suffix; "" if there are none."""
-    kinds = sorted({os.path.splitext(path)[1].lower() for path in filter(is_unreadable, paths)})
-    names = " -o ".join(f"-iname '*{kind}'" for kind in kinds)
-    return kinds and (f"libsndfile cannot read {' '.join(kinds)}; convert these files and import again: find {shlex.quote(str(folder))} "
-                      f"""\\( {names} \\) -exec sh -c 'ffmpeg -nostdin -n -i "$1" -vn "${{1%.*}}.flac"' - {{}} \\;""")
-
-
-def advice(lines, out):
-    """The command that trains on manifest lines in `out`, or why they are not enough and what to do."""
-    lines = [line for line in lines if line["text"] and not is_unreadable(line["audio"])]
-    train, valid = ([line for line in lines if line["split"] == split] for split in ("train", "valid"))
-    # the paper's shares, without sources that less than 5 % of the recordings have: these would be repeated too often (our choice)
-    ratio = {source: share for source, share in label_files.SOURCES.items()
-             if 20 * sum(source in line["text"] for line in train) >= len(train) > 0}
-    train, valid = ({(line["audio"], line.get("start")) for line in part if ratio.keys() & line["text"].keys()} for part in (train, valid))
-    if len(train) >= 2 and len(valid) >= 2:
-        path, shares = path_in_manifest(out, Path.cwd()), ",".join(f"{source}={share}" for source, share in ratio.items())
-        return f"python train.py --audio resnet50 --data {shlex.quote(path)} --ratio {shares} --run {shlex.quote('runs/' + out.name)}"
-    remedy = "add recordings or choose other splits (--split, --test-share)" if lines else (
-        "give text (csv: --sf, --lf, --pl, --aset; folder: titles in the files) or, if there are tags, --tags-as-aset")
-    return f"cannot be trained on: needs two train and two valid recordings with text, has {len(train)} and {len(valid)}; {remedy}"
-
-
-def counts(left_out):
-    """{reason: recordings} -> "2 missing, 0 empty"."""
-    return ", ".join(f"{len(entries)} {reason}" for reason, entries in left_out.items())
-
-
-def split_table(lines, **extra):
-    """Recordings of each split, and how many of them have text of each source and tags. `extra` holds more columns as
-    heading=function of a split's lines."""
-    rows = []
-    for split in SPLITS:
-        part = [line for line in lines if line["split"] == split]
-        with_text = (sum(source in line["text"] for line in part) for source in label_files.SOURCES)
-        rows.append([split, len(part), *(column(part) for column in extra.values()), *with_text,
-                     sum(bool(line.get("tags")) for line in part)])
-    headings = [f"with {source.upper()}" for source in label_files.SOURCES]
-    return format_table(rows, ["split", "recordings", *extra, *headings, "with tags"])
-
-
-def text_table(lines):
-    """The paper's Table 2, over all splits. For each source: recordings with text of it, annotations, annotations per
-    recording, and words per annotation (the paper counts tokens, but these depend on the vocabulary)."""
-    rows = []
-    for source in label_files.SOURCES:
-        texts = [line["text"][source] for line in lines if source in line["text"]]
-        n, words = sum(map(len, texts)), sum(len(text.split()) for part in texts for text in part)
-        rows.append([source.upper(), len(texts), n, *((f"{n / len(texts):.2f}", f"{words / n:.2f}") if n else "--")])
-    return format_table(rows, ["source", "recordings", "annotations", "per recording", "words each"])

@@ -20,7 +20,7 @@ from pathlib import Path
 from zlib import crc32
 
 from mulan_min.data import SPLITS
-from mulan_min.datasets.tables import by_source, clean_text, find_text, find_texts, read_csv, read_list, read_records, read_seconds
+from mulan_min.datasets.tables import by_source, clean_text, find_text, read_csv, read_list, read_records, read_seconds
 from mulan_min.errors import UserError
 from mulan_min.ontology import below, read_ontology
 
@@ -122,7 +122,7 @@ def audioset(args, text_files, audio_files):
     # only the ids matter: the names may have quotes or not, and some contain commas
     label_file = find_text(args, text_files, "*class_labels_indices*.csv")
     music, labels = ontology_sets(classes, {cells[1] for _, cells in read_csv(label_file) if len(cells) > 2})
-    segments = [] if args.labels_only else find_texts(args, text_files, "*segments*.csv")
+    segments = [] if args.labels_only else find_text(args, text_files, "*segments*.csv", several=True)
 
     def rows():
         for segment_file in segments:
@@ -163,7 +163,7 @@ def jamendo(args, text_files, audio_files):
     category. Label sets: one with all tags and one for each category."""
     stem = "autotagging" if args.subset == "all" else f"autotagging_{args.subset}"
     of_split = re.compile(rf"(?!split-)|split-{args.split}$")      # folders of the other splits have such names too
-    paths = [path for path in find_texts(args, text_files, f"{stem}-*.tsv") if of_split.match(Path(path).parent.name)]
+    paths = [path for path in find_text(args, text_files, f"{stem}-*.tsv", several=True) if of_split.match(Path(path).parent.name)]
     files = {split: find_text(args, paths, f"{stem}-{name}.tsv", optional=True)
              for split, name in zip(SPLITS, ("train", "validation", "test"))}
     if not any(files.values()):

@@ -123,13 +123,17 @@ def split_groups(groups, test_share, seed):
     shares = {"train": 1 - 1.5 * test_share, "test": test_share, "valid": test_share / 2}
     lacking = {split: share * len(groups) for split, share in shares.items() if share > 0}
     needs, left, splits = {split: n for split, n in (("train", 2), ("valid", 2), ("test", 1)) if split in lacking}, len(groups), {}
+
+    def leaves_enough(split, size):
+        rest = needs | {split: max(0, needs[split] - size)}
+        return sum(rest.values()) <= left and sum(map(bool, rest.values())) < len(order) - len(splits)
+
     for group in sorted(order, key=lambda g: -sizes[g]):
         left -= sizes[group]
-        enough = [split for split in lacking if sum(needs.values()) - min(needs[split], sizes[group]) <= left]
-        choice = enough or [split for split in needs if needs[split]][:1]
-        splits[group] = max(choice, key=lacking.get) if splits else "train"
-        lacking[splits[group]] -= sizes[group]
-        needs[splits[group]] -= min(needs[splits[group]], sizes[group])
+        choice = [split for split in lacking if leaves_enough(split, sizes[group])] or [split for split in needs if needs[split]][:1]
+        splits[group] = split = max(choice, key=lacking.get) if splits else "train"
+        lacking[split] -= sizes[group]
+        needs[split] = max(0, needs[split] - sizes[group])
     return [splits[group] for group in groups]
 
 

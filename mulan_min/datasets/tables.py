@@ -1,7 +1,6 @@
 """Finds and reads csv files, and cleans the texts in their cells."""
 import ast
 import csv
-import json
 import os
 import re
 from contextlib import suppress
@@ -13,29 +12,29 @@ from unicodedata import normalize
 from mulan_min.errors import UserError
 from mulan_min.mining.text_rules import ADDRESS
 
-# libsndfile cannot read the first line's files; they are tried anyway, so that the report names them as unreadable
+# libsndfile cannot read the first line's files; they are tried anyway, so that the report names them
 UNREADABLE_SUFFIXES = set(".m4a .m4b .mp4 .aac .wma .webm .mka .ape .wv .mpc".split())
 AUDIO_SUFFIXES = UNREADABLE_SUFFIXES | set(".wav .flac .ogg .oga .opus .mp3 .aif .aiff .aifc .au .caf .w64 .rf64".split())
 NO_NAME = re.compile(r"(unknown|various|untitled|none|no)?\W*(artists?|album|title|genre|(audio ?)?track|misc|other)?\W*\d*", re.I)
 MISSING = {"", "nan", "none", "null", "n/a", "<na>"}      # what programs write for a missing value, in lower case
-VALUE = r"""('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|(?i:none|nan|null|true|false)\b|[-+]?\.?\d[\w.+-]*)"""
-ITEM = re.compile(rf"\s*(?:np\.\w+\({VALUE}\)|{VALUE})(?:\s*,|(?=\s)|\s*$)", re.S)      # one item of a list and the mark after it
+ITEM = r"""(?:np\.\w+\()?('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|(?i:none|nan|null|true|false)\b|[-+]?\.?\d[\w.+-]*)\)?"""
+LIST = re.compile(rf"[\[({{](?:\s*{ITEM}(?:\s*,|(?=[\s\])}}])))*\s*[\])}}]", re.S)
 
 
-def find_texts(args, text_files, pattern, optional=False):
-    """The paths in `text_files` whose file name matches. Raises UserError when there is none, unless it is optional."""
+def suffix_of(name):
+    """The suffix of a file name in lower case."""
+    return os.path.splitext(name)[1].lower()
+
+
+def find_text(args, text_files, pattern, optional=False, several=False):
+    """The path in `text_files` whose file name matches; a missing optional file is None. With `several`, a list of paths. Raises
+    UserError when there are too few or too many."""
     paths = [path for path in text_files if fnmatch(Path(path).name.lower(), pattern)]
     if not paths and not optional:
         raise UserError(f"{args.source}: no {pattern} in it or below; tutorials/datasets.md says where to get it")
-    return paths
-
-
-def find_text(args, text_files, pattern, optional=False):
-    """The one path that find_texts finds; a missing optional file is None. Raises UserError also when there are several."""
-    paths = find_texts(args, text_files, pattern, optional)
-    if len(paths) > 1:
+    if len(paths) > 1 and not several:
         raise UserError(f"{args.source}: has {len(paths)} files {pattern} ({', '.join(paths[:3])}); keep only one")
-    return paths[0] if paths else None
+    return paths if several else paths[0] if paths else None
 
 
 def read_csv(path, delimiter=",", quoted=True):
@@ -74,19 +73,14 @@ def check_quotes(path, last, lines, delimiter, width):
     A cell may have many lines. Its quote closes too late if that is at the end of the file, if more text follows in the same
     cell, or if one of the lines looks like a row: it has `width` cells, and one of them names an audio file (our choice).
     """
-    space = " *" if delimiter == "," else ""
-    cell_in_quotes = rf'(?:^|{delimiter}){space}"([^"]*(?:""[^"]*)*)("?) *(?=({delimiter}|[\r\n]|$)?)'
-    for cell in re.finditer(cell_in_quotes, text := "".join(lines)):
+    text, spaces = "".join(lines), " *" if delimiter == "," else ""
+    for cell in re.finditer(rf'(?:^|{delimiter}){spaces}"([^"]*(?:""[^"]*)*)("?) *(?=({delimiter}|[\r\n]|$)?)', text):
         first, count = (len(re.findall(r"\r\n?|\n", part)) for part in (text[:cell.start()], cell[1]))
         rows = (line.split(delimiter) for line in lines[first + 1:first + 1 + count])
-        if not cell[2] or count and (cell[3] is None or any(len(row) == width and any(map(is_audio, row)) for row in rows)):
+        swallowed = (row for row in rows if len(row) == width and any(suffix_of(name.strip(' "\r\n')) in AUDIO_SUFFIXES for name in row))
+        if not cell[2] or count and (cell[3] is None or any(swallowed)):
             raise UserError(f"{path}, line {last - len(lines) + 1 + first}: a quote opens here and is not closed in its own row; "
                             "close it, double it or delete it")
-
-
-def is_audio(name):
-    """Whether a name has a suffix of audio files."""
-    return os.path.splitext(name.strip(' "\r\n'))[1].lower() in AUDIO_SUFFIXES
 
 
 def read_records(path, columns, delimiter=",", quoted=True):
@@ -120,26 +114,15 @@ def read_list(cell, where, column, needed=True):
     "['soft' 'piano']", '["soft", "piano"]' and "('soft', 'piano')" are the same. Items may be numbers, but not lists. An empty
     cell, also one of MISSING, gives []. For another cell raises UserError, or returns None if no list is `needed`.
     """
-    body = "" if cell.strip().lower() in MISSING else cell.strip()
-    brackets, inner, items, position = body[:1] + body[1:][-1:], body[1:-1].strip(), [], 0
-    while brackets in ("[]", "()", "{}") and position < len(inner) and (item := ITEM.match(inner, position)):
-        items.append(item[1] or item[2])
-        position = item.end()
-    if position == len(inner) and (brackets in ("", "[]") or any(item[0] in "'\"" for item in items)):
-        with suppress(ValueError, SyntaxError):
-            return [unquote(item) for item in items if item.lower() not in MISSING]
+    body = "[]" if cell.strip().lower() in MISSING else cell.strip()
+    if LIST.fullmatch(body) and (body[0] == "[" or not {"'", '"'}.isdisjoint(body)):
+        items = [match[1] for match in re.finditer(ITEM, body, re.S) if match[1].lower() not in MISSING]
+        with suppress(ValueError, SyntaxError):      # JSON writes \\/, and an emoji as two surrogates
+            return [ast.literal_eval(item.replace(r"\/", "/")).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+                    if item[0] in "'\"" else item for item in items]
     if needed:
         raise UserError(f"{where}: {column} '{' '.join(cell.split())[:40]}' is not a list like ['one', 'two']")
     return None
-
-
-def unquote(item):
-    """An item of a list -> its text. JSON is tried first, because its \\/ and pairs of \\u have another meaning in Python."""
-    if item[0] not in "'\"":
-        return item
-    with suppress(ValueError):
-        return json.loads(item, strict=False)
-    return ast.literal_eval(item)
 
 
 def clean_text(text):

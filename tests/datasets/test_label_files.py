@@ -416,7 +416,7 @@ def test_csv_without_splits_and_with_faults(tmp_path, capsys):
             ("", [], "no column 'f'; there are: none"),
             ("f,t\na.wav,x\n", ["--split", "t"], "line 2: split 'x'"), ("f,t\na.wav,x\n", ["--start", "t"], "line 2: t 'x'"),
             ("f,t\na.wav,x,y\n", [], "line 2: 3 cells under 2 columns"),
-            ("f,t\na.wav,[1]]\n", ["--sf", "t"], "line 2: t '[1]]'")):
+            ("f,t\na.wav,[1]]\n", ["--tags", "t"], "line 2: t '[1]]'")):
         put(home, {"t.csv": text})
         assert message in refused(capsys, "csv", home / "t.csv", tmp_path / "o", "--audio", "f", *options)
         assert not (tmp_path / "o").exists()

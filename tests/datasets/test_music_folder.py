@@ -1,6 +1,7 @@
 """A folder of music becomes a manifest: texts from tags and names, splits by album, playlists."""
 import json
 import os
+import shutil
 from collections import defaultdict
 from types import SimpleNamespace
 
@@ -41,7 +42,8 @@ def music(tmp_path):
         song(root / f"album {folder}" / "two.ogg", seconds=30 + ord(folder) % 7, album=f"album {folder}")
     song(root / "loose" / "p.ogg", seconds=15)
     song(root / "loose" / "q.ogg", seconds=16)
-    song(root / "loose" / "copy" / "p.ogg", seconds=15)  # the same name and length: the same piece
+    (root / "loose" / "copy").mkdir()
+    shutil.copy(root / "loose" / "p.ogg", root / "loose" / "copy" / "another name.ogg")
     song(root / "loose" / "r.ogg", seconds=17)
     song(root / "jingle.ogg", seconds=2)
     (root / "broken.mp3").write_bytes(b"no music at all")
@@ -131,7 +133,7 @@ def test_one_album_is_split_by_track_and_the_report_says_so(tmp_path):
         song(tmp_path / "m" / f"song {n}.ogg", seconds=10 + n, title=f"Song {chr(65 + n)}", album="Only")
     rows, report = imported(tmp_path / "m", tmp_path / "out")
     counts = [row["split"] for row in rows.values()]
-    assert (counts.count("train"), counts.count("valid"), counts.count("test")) == (7, 1, 2)
+    assert (counts.count("train"), counts.count("valid"), counts.count("test")) == (7, 2, 1)
     assert "split by track" in report
 
 
@@ -192,7 +194,7 @@ def test_check_finds_what_headers_hide(tmp_path):
     data = (tmp_path / "m" / "cut.flac").read_bytes()
     (tmp_path / "m" / "cut.flac").write_bytes(data[: len(data) // 2])
     assert len(imported(tmp_path / "m", tmp_path / "out")[0]) == 4
-    rows, report = imported(tmp_path / "m", tmp_path / "out", check=True)
+    rows, report = imported(tmp_path / "m", tmp_path / "out", check=True, overwrite=True)
     assert len(rows) == 3 and "cut.flac" in report
 
 
@@ -202,7 +204,7 @@ def test_files_are_replaced_whole(music, tmp_path, monkeypatch):
     before = [file.read_bytes() for file in files]
     monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
-        import_folder(music, tmp_path / "out", min_seconds=18)
+        import_folder(music, tmp_path / "out", min_seconds=18, overwrite=True)
     assert [file.read_bytes() for file in files] == before
 
 
