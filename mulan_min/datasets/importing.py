@@ -24,18 +24,20 @@ HIDDEN = re.compile(r"\.(?!\.)|(\$recycle\.bin|system volume information|lost\+f
 def files_below(folder, suffixes, left_out=None):
     """Relative paths of the files with these suffixes, with "/" and in order. HIDDEN names are left out. Links to folders are
     followed, after the other folders and not upwards; a folder is searched once. `left_out`, a list, gets what is not searched."""
-    files, waiting, visited, left_out = [], [folder], set(), [] if left_out is None else left_out
+    files, waiting, visited, home, left_out = [], [folder], set(), Path(folder).resolve(), [] if left_out is None else left_out
     for top in waiting:      # the loop appends to it
         for parent, folders, names in os.walk(top, onerror=lambda error: left_out.append(f"{error.filename} ({error.strerror})")):
             real, prefix = os.path.realpath(parent), f"{os.path.relpath(parent, folder)}/".replace(os.sep, "/").removeprefix("./")
             names = [name for name in names if suffix_of(name) in suffixes]
-            if real in visited or visited and Path(folder).resolve().is_relative_to(real):
+            if real in visited or visited and home.is_relative_to(real):
                 folders[:] = names = []
-            left_out += [prefix + name for name in sorted(folders) + names if HIDDEN.match(name)]
+            visited.add(real)
+            left_out += [prefix + name for name in sorted(folders) if HIDDEN.match(name)]
             folders[:] = [name for name in sorted(folders) if not HIDDEN.match(name)]
             waiting += [path for name in folders if os.path.islink(path := os.path.join(parent, name))]
             files += [prefix + name for name in names if not HIDDEN.match(name)]
-            visited.add(real)
+            if any(map(HIDDEN.match, names)):
+                left_out.append(f"files in {parent} that begin with a dot")
     return sorted(files, key=lambda path: (path.split("/")[:-1], path))
 
 
@@ -53,11 +55,9 @@ def index_by_name(paths):
 
 
 def find_audio(index, folder, names):
-    """The first of `names` for which there is a file -> (path, name), or (None, None).
-
-    A name matches every path that ends in it, whatever the audio suffix and the Unicode form. If several match, files that can
-    be read come first, then a path with the suffix of the name, then the alphabetical order decides.
-    """
+    """The first of `names` for which there is a file -> (path, name), or (None, None). A name matches every path that ends in it,
+    whatever the audio suffix and the Unicode form. If several match, files that can be read come first, then a path with the suffix
+    of the name, then the alphabetical order decides."""
     for name in filter(None, names):
         forms = [name, normalize("NFC", name), normalize("NFD", name)]
         if os.path.isabs(name) and any(os.path.isfile(found := path) for path in forms):
@@ -77,9 +77,7 @@ def path_in_manifest(path, out):
 
 def resolve(rows, folder, index, args):
     """Rows of `label_files` -> (manifest lines of the recordings whose audio exists, {reason: [(id, detail) left out]}, notes).
-
-    Raises UserError for the first file that is named after a video and much longer than its clip, unless args.whole_videos.
-    """
+    Raises UserError for the first file that is named after a video and much longer than its clip, unless args.whole_videos."""
     lines, left_out, seen, probed = [], {"missing": [], "empty": [], "unreadable": [], "twice": []}, set(), False
     files = {}      # real path of an audio file: (the name that decides on its split, its rows)
     for row in tqdm(rows, desc="recordings", unit="", disable=None):
@@ -163,11 +161,9 @@ def check_paths(source, kind, out, overwrite):
 
 
 def write_collection(folder, out, lines, left_out, skipped, notes, labels, playlists, **columns):
-    """Writes manifest.jsonl, labels.json, playlists.jsonl and left_out.txt to `out`, without empty ones -> report as text.
-
-    folder: where the audio is; lines: of the manifest; left_out: {reason: [(id, detail)]}; skipped: see `files_below`; columns:
-    see `split_table`. Raises UserError when there are no lines.
-    """
+    """Writes manifest.jsonl, labels.json, playlists.jsonl and left_out.txt to `out`, without empty ones -> report as text. folder:
+    where the audio is; lines: of the manifest; left_out: {reason: [(id, detail)]}; skipped: see `files_below`; columns: see
+    `split_table`. Raises UserError when there are no lines."""
     unreadable = conversion([detail.partition(": ")[0] for _, detail in left_out["unreadable"]] + [line["audio"] for line in lines], folder)
     if not lines:
         first = f"; the first: {', '.join(next(filter(None, left_out.values()))[0])}" if any(left_out.values()) else ""
@@ -181,9 +177,60 @@ def write_collection(folder, out, lines, left_out, skipped, notes, labels, playl
     listed = ["\t".join(" ".join(part.split()) for part in (reason, *entry)) for reason in left_out for entry in left_out[reason]]
     write_text(out / "left_out.txt", "".join(f"{line}\n" for line in listed))
     write_jsonl(out / "manifest.jsonl", lines)      # last: a folder with a manifest is complete
-    report = [split_table(lines, **columns), "", text_table(lines), "", *notes, *unreadable]
+    report = [split_table(lines, **columns), "", text_table(lines), "", *notes, *filter(None, [unreadable])]
     report += [f"not searched: {', '.join(skipped[:5])}{', ...' if len(skipped) > 5 else ''}"] if skipped else []
-    report += [f"{reason}: {detail}" for reason in ("unreadable", "twice") for _, detail in left_out.get(reason)[:20]]
+    report += [f"{reason}: {detail}" for reason in ("unreadable", "twice") for _, detail in left_out[reason][:20]]
     return "\n".join([*report, f"left out: {counts(left_out)}" + (f"; listed in {out / 'left_out.txt'}" if listed else ""), advice(lines, out)])
 
 
+def conversion(paths, folder):
+    """The command that converts the files below `folder` that libsndfile cannot read, by their suffix; "" if there are none."""
+    kinds = sorted({suffix_of(path) for path in paths} & UNREADABLE_SUFFIXES)
+    names = " -o ".join(f"-iname '*{kind}'" for kind in kinds)
+    command = f"""find {shlex.quote(str(folder))} \\( {names} \\) -exec ffmpeg -nostdin -n -i {{}} -vn {{}}.flac \\;"""
+    return kinds and f"libsndfile cannot read {' '.join(kinds)}; convert these files and import again: {command}"
+
+
+def advice(lines, out):
+    """The command that trains on manifest lines in `out`, or the reason why they are not enough, and what to do."""
+    lines = [line for line in lines if line["text"] and suffix_of(line["audio"]) not in UNREADABLE_SUFFIXES]
+    train, valid = ([line for line in lines if line["split"] == split] for split in ("train", "valid"))
+    # a source of less than 5 % of the recordings would repeat these too often (our choice)
+    ratio = {source: share for source, share in label_files.SOURCES.items()
+             if 20 * sum(source in line["text"] for line in train) >= len(train) > 0}
+    train, valid = (len({(line["audio"], line.get("start")) for line in part if ratio.keys() & line["text"]}) for part in (train, valid))
+    if min(train, valid) >= 2:
+        path, shares = path_in_manifest(out, Path.cwd()), ",".join(f"{source}={share}" for source, share in ratio.items())
+        return f"python train.py --audio resnet50 --data {shlex.quote(path)} --ratio {shares} --run {shlex.quote('runs/' + out.name)}"
+    remedy = "add recordings, or choose other splits (--split, --test-share)" if lines else (
+        "give text (csv: --sf, --lf, --pl or --aset; folder: titles in the files) or, if there are tags, --tags-as-aset")
+    return f"training needs two train and two valid recordings with text, here are {train} and {valid}; {remedy}"
+
+
+def counts(left_out):
+    """{reason: recordings} -> "2 missing, 0 empty"."""
+    return ", ".join(f"{len(entries)} {reason}" for reason, entries in left_out.items())
+
+
+def split_table(lines, **extra):
+    """Recordings of each split, and how many of them have text of each source and tags. `extra` holds more columns as
+    heading=function of a split's lines."""
+    rows = []
+    for split in SPLITS:
+        part = [line for line in lines if line["split"] == split]
+        with_text = (sum(source in line["text"] for line in part) for source in label_files.SOURCES)
+        rows.append([split, len(part), *(column(part) for column in extra.values()), *with_text,
+                     sum(bool(line.get("tags")) for line in part)])
+    headings = [f"with {source.upper()}" for source in label_files.SOURCES]
+    return format_table(rows, ["split", "recordings", *extra, *headings, "with tags"])
+
+
+def text_table(lines):
+    """The paper's Table 2, over all splits. For each source: recordings with text of it, annotations, annotations per recording,
+    and words per annotation (the paper counts tokens, but these depend on the vocabulary)."""
+    rows = []
+    for source in label_files.SOURCES:
+        texts = [line["text"][source] for line in lines if source in line["text"]]
+        n, words = sum(map(len, texts)), sum(len(text.split()) for part in texts for text in part)
+        rows.append([source.upper(), len(texts), n, *((f"{n / len(texts):.2f}", f"{words / n:.2f}") if n else "--")])
+    return format_table(rows, ["source", "recordings", "annotations", "per recording", "words each"])

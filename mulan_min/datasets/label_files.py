@@ -1,9 +1,9 @@
 """Reads the label files of public datasets: one function for each dataset. `importing` finds the audio.
 
-Each function takes (args, text_files, audio_files): the values of the command line, the paths of all .csv, .tsv, .txt and
-.json files in or below `args.source`, and the paths of all audio files relative to the audio folder. It returns (rows,
-labels, notes): an iterable of dicts, the label sets for labels.json, and lines for the report. A row is a line of the
-manifest (see data.py), with these differences:
+Each function takes (args, text_files, audio_files): the values of the command line, the paths of all .csv, .tsv, .txt and .json
+files in or below `args.source`, and the paths of all audio files relative to the audio folder. It returns (rows, labels, notes):
+an iterable of dicts, the label sets for labels.json, and lines for the report. A row is a line of the manifest (see data.py), with
+these differences:
 
     "audio"     a list of names; the first one that exists is used. "f/song.mp3" stands for any file whose path ends in it,
                 with any audio suffix; "song" for such a file in any folder.
@@ -25,15 +25,15 @@ from mulan_min.errors import UserError
 from mulan_min.ontology import below, read_ontology
 
 SOURCES = {"sf": 2, "lf": 2, "pl": 1, "aset": 1}      # and their shares of a batch; paper
-SPLIT_NAMES = {"train": "train", "training": "train", "tr": "train", "valid": "valid", "validation": "valid", "val": "valid",
-               "dev": "valid", "test": "test", "testing": "test", "eval": "test", "evaluation": "test"}
+SPLIT_NAMES = {"train": "train training tr", "valid": "valid validation val dev", "test": "test testing eval evaluation"}
 
 
 def read_split(cell, where):
     """A cell with a usual name of a split -> "train", "valid" or "test". Raises UserError for another name."""
-    if cell.lower() not in SPLIT_NAMES:
-        raise UserError(f"{where}: split '{cell}' is not one of {', '.join(SPLIT_NAMES)}")
-    return SPLIT_NAMES[cell.lower()]
+    for split, names in SPLIT_NAMES.items():
+        if cell.lower() in names.split():
+            return split
+    raise UserError(f"{where}: split '{cell}' is not one of {', '.join(' '.join(SPLIT_NAMES.values()).split())}")
 
 
 def position(key):
@@ -58,11 +58,9 @@ def read_names(path, key, columns, quoted=True):
 
 
 def clip_row(ytid, start, end, where, evaluation, valid_share):
-    """The id, audio names, clip and split of a row, for a clip from second `start` to `end` of a YouTube video (two cells).
-
-    The names are those of the usual downloaders; the last one is that of the whole video. Clips of AudioSet's evaluation are
-    test; about `valid_share` of the others are valid (our choice). Raises UserError for an invalid time.
-    """
+    """The id, audio names, clip and split of a row, for a clip from second `start` to `end` of a YouTube video (two cells). The
+    names are those of the usual downloaders; the last one is that of the whole video. Clips of AudioSet's evaluation are test;
+    about `valid_share` of the others are valid (our choice). Raises UserError for an invalid time."""
     start, end = read_seconds(start, where, "start"), read_seconds(end, where, "end")
     if end <= start:
         raise UserError(f"{where}: end {end:g} is not after start {start:g}")
@@ -74,11 +72,9 @@ def clip_row(ytid, start, end, where, evaluation, valid_share):
 
 
 def mtat(args, text_files, audio_files):
-    """MagnaTagATune. SF: title, artist and album of the track from which the clip was cut. Tags: the annotations.
-
-    The split is the usual one: folders 0 to b train, c valid, d to f test. `top50` holds the most used tags, ordered by use
-    and then by the file's columns. With --tagged, clips without any of these 50 tags are left out, as in much later work.
-    """
+    """MagnaTagATune. SF: title, artist and album of the track from which the clip was cut. Tags: the annotations. The split is the
+    usual one: folders 0 to b train, c valid, d to f test. `top50` holds the most used tags, ordered by use and then by the file's
+    columns. With --tagged, clips without any of these 50 tags are left out, as in much later work."""
     names = read_names(find_text(args, text_files, "clip_info_final.csv"), "clip_id", ("title", "artist", "album"))
     rows, header = [], []
     for where, row in read_records(find_text(args, text_files, "annotations_final.csv"), ("clip_id", "mp3_path"), "\t"):
@@ -97,13 +93,11 @@ def mtat(args, text_files, audio_files):
 
 def ontology_sets(classes, labelled):
     """Derives the paper's label sets from AudioSet's ontology -> (ids at or below "Music", {"Gen-25": names, "Mu-141": names}).
-
-    `classes` comes from `read_ontology`; `labelled` is the set of the class ids that recordings are labelled with. Names are
-    in the order of the ontology. The paper gives the sizes of the two sets but not their members. The derivation is our
-    choice and gives these sizes. Gen-25 is the labelled children of "Music genre" (all its 25 children). Mu-141 is the
-    labelled classes at or below "Musical instrument" (80), below "Music genre" (52) and below "Music role" (9). Of all
-    labelled music this leaves out only "Music" itself, the seven moods and "Song". Raises UserError for a missing class.
-    """
+    `classes` comes from `read_ontology`; `labelled` is the set of the class ids that recordings are labelled with. Names are in the
+    order of the ontology. The paper gives the sizes of the two sets but not their members. The derivation is our choice and gives
+    these sizes. Gen-25 is the labelled children of "Music genre" (all its 25 children). Mu-141 is the labelled classes at or below
+    "Musical instrument" (80), below "Music genre" (52) and below "Music role" (9). Of all labelled music this leaves out only
+    "Music" itself, the seven moods and "Song". Raises UserError for a missing class."""
     names, ids = ("Music", "Music genre", "Music role", "Musical instrument"), {entry["name"]: i for i, entry in classes.items()}
     missing = [name for name in names if name not in ids]
     if missing:
@@ -115,8 +109,8 @@ def ontology_sets(classes, labelled):
 
 
 def audioset(args, text_files, audio_files):
-    """AudioSet. ASET: the names of the classes; they are the tags too. Only recordings with a class at or below "Music" are
-    kept, unless --all-sounds. eval_segments.csv is test; 2 % of the others are valid (our choice)."""
+    """AudioSet. ASET: the names of the classes; they are the tags too. Only recordings with a class at or below "Music" are kept,
+    unless --all-sounds. eval_segments.csv is test; 2 % of the others are valid (our choice)."""
     path = find_text(args, text_files, "*ontology*.json")
     classes = read_ontology(path)
     # only the ids matter: the names may have quotes or not, and some contain commas
@@ -144,8 +138,8 @@ def audioset(args, text_files, audio_files):
 
 
 def musiccaps(args, text_files, audio_files):
-    """MusicCaps. LF: the caption. SF: the aspects. Recordings of AudioSet's evaluation are test; 10 % of the others are valid
-    (our choice)."""
+    """MusicCaps. LF: the caption. SF: the aspects. Recordings of AudioSet's evaluation are test; 10 % of the others are valid (our
+    choice)."""
     columns = ("ytid", "start_s", "end_s", "aspect_list", "caption", "is_audioset_eval")
     path = find_text(args, text_files, "*musiccaps*.csv")
 
@@ -220,8 +214,8 @@ def fma(args, text_files, audio_files):
 
 
 def gtzan(args, text_files, audio_files):
-    """GTZAN. Tags: the genre. There is no text. The split is the fault-filtered one if train_filtered.txt, valid_filtered.txt
-    and test_filtered.txt exist. Otherwise it follows the files' numbers (our choice), and artists are on both sides of it."""
+    """GTZAN. Tags: the genre. There is no text. The split is the fault-filtered one if train_filtered.txt, valid_filtered.txt and
+    test_filtered.txt exist. Otherwise it follows the files' numbers (our choice), and artists are on both sides of it."""
     name, tracks, notes = re.compile(r"(?:^|[/\\])([a-z]+\.\d{4}(\d))(\.\w+)?$"), {}, []      # tracks: {"jazz.00054": split}
     if any(find_text(args, text_files, f"{split}_filtered.txt", optional=True) for split in SPLITS):
         for split in SPLITS:
@@ -242,8 +236,8 @@ def gtzan(args, text_files, audio_files):
 def csv(args, text_files, audio_files):
     """Any csv file with a header; the options name its columns. A cell holds one text, or several as a list (see `read_list`) or
     between `args.separator`. Other text in brackets, such as [Untitled], is a text. But a cell that should be a list and cannot be
-    read as one raises UserError: of tags or ASET, if it begins with [ or {; of other sources, if its first and last item have quotes.
-    Without a column for the split, 10 % of the files are valid and 10 % test (our choice)."""
+    read as one raises UserError: of tags or ASET, if it begins with [ or {; of other sources, if its first and last item have
+    quotes. Without a column for the split, 10 % of the files are valid and 10 % test (our choice)."""
     with open(args.source, encoding="utf-8-sig", errors="replace") as file:
         delimiter = max("\t,;", key=file.readline().count)
     columns = {name: getattr(args, name) for name in ("id", "audio", "split", "start", "duration")}      # a column or None

@@ -38,11 +38,9 @@ def find_text(args, text_files, pattern, optional=False, several=False):
 
 
 def read_csv(path, delimiter=",", quoted=True):
-    """Yields (where, cells) for each row of a csv file that is not blank, also for the header. `where` names file and line.
-
-    The file is UTF-8, with or without a byte order mark, and may have any line ends, also inside quotes. With quoted=False
-    a quote is an ordinary character. Raises UserError for a damaged file, and as `check_quotes` does.
-    """
+    """Yields (where, cells) for each row of a csv file that is not blank, also for the header. `where` names file and line. The
+    file is UTF-8, with or without a byte order mark, and may have any line ends, also inside quotes. With quoted=False a quote is
+    an ordinary character. Raises UserError for a damaged file, and as `check_quotes` does."""
     csv.field_size_limit(1 << 27)      # biographies are longer than the default limit
     lines, width = [], 0      # the lines of one row; the number of cells of the first row
 
@@ -68,11 +66,9 @@ def read_csv(path, delimiter=",", quoted=True):
 
 
 def check_quotes(path, last, lines, delimiter, width):
-    """Raises UserError if a quote opens a cell and closes too late. `lines` are those of one row; `last` numbers the last one.
-
-    A cell may have many lines. Its quote closes too late if that is at the end of the file, if more text follows in the same
-    cell, or if one of the lines looks like a row: it has `width` cells, and one of them names an audio file (our choice).
-    """
+    """Raises UserError if a quote opens a cell and closes too late. `lines` are those of one row; `last` numbers the last one. A
+    cell may have many lines. Its quote closes too late if that is at the end of the file, if more text follows in the same cell, or
+    if one of the lines looks like a row: it has `width` cells, and one of them names an audio file (our choice)."""
     text, spaces = "".join(lines), " *" if delimiter == "," else ""
     for cell in re.finditer(rf'(?:^|{delimiter}){spaces}"([^"]*(?:""[^"]*)*)("?) *(?=({delimiter}|[\r\n]|$)?)', text):
         first, count = (len(re.findall(r"\r\n?|\n", part)) for part in (text[:cell.start()], cell[1]))
@@ -84,10 +80,8 @@ def check_quotes(path, last, lines, delimiter, width):
 
 
 def read_records(path, columns, delimiter=",", quoted=True):
-    """Yields (where, {column: cell}) for each line below the header. Missing cells at the end of a line are "".
-
-    Raises UserError when the header lacks one of `columns` or a line has more cells than the header.
-    """
+    """Yields (where, {column: cell}) for each line below the header. Missing cells at the end of a line are "". Raises UserError
+    when the header lacks one of `columns` or a line has more cells than the header."""
     table = read_csv(path, delimiter, quoted)
     header = [cell.strip() for cell in next(table, ("", []))[1]]
     missing = [column for column in columns if column not in header]
@@ -109,11 +103,9 @@ def read_seconds(cell, where, column):
 
 
 def read_list(cell, where, column, needed=True):
-    """A cell that holds a list as Python, numpy or JSON print it -> its items as texts, without missing values.
-
-    "['soft' 'piano']", '["soft", "piano"]' and "('soft', 'piano')" are the same. Items may be numbers, but not lists. An empty
-    cell, also one of MISSING, gives []. For another cell raises UserError, or returns None if no list is `needed`.
-    """
+    """A cell that holds a list as Python, numpy or JSON print it -> its items as texts, without missing values. "['soft' 'piano']",
+    '["soft", "piano"]' and "('soft', 'piano')" are the same. Items may be numbers, but not lists. An empty cell, also one of
+    MISSING, gives []. For another cell raises UserError, or returns None if no list is `needed`."""
     body = "[]" if cell.strip().lower() in MISSING else cell.strip()
     if LIST.fullmatch(body) and (body[0] == "[" or not {"'", '"'}.isdisjoint(body)):
         items = [match[1] for match in re.finditer(ITEM, body, re.S) if match[1].lower() not in MISSING]
@@ -133,8 +125,8 @@ def clean_text(text):
 
 
 def distinct(texts):
-    """The texts in their order, each on one line with single spaces. Empty texts are left out. If texts differ only in case,
-    the first one stays."""
+    """The texts in their order, each on one line with single spaces. Empty texts are left out. If texts differ only in case, the
+    first one stays."""
     first = {}
     for text in filter(None, (" ".join(normalize("NFC", text).split()) for text in texts)):
         first.setdefault(text.lower(), text)
