@@ -13,10 +13,10 @@ def make_parser():
     parser = argparse.ArgumentParser(prog="python -m mulan_min.datasets", description="Music to manifests.")
     commands, made = parser.add_subparsers(dest="dataset", required=True), {}
     for name, title in (("folder", "any folder of music files, described by their own tags"), ("mtat", "MagnaTagATune"),
-                        ("audioset", "AudioSet"), ("musiccaps", "MusicCaps"), ("jamendo", "MTG-Jamendo"), ("fma", "Free Music Archive"),
-                        ("gtzan", "GTZAN"), ("csv", "any csv file with named columns")):
+                        ("audioset", "AudioSet"), ("musiccaps", "MusicCaps"), ("jamendo", "MTG-Jamendo"),
+                        ("fma", "Free Music Archive"), ("gtzan", "GTZAN"), ("csv", "any csv file with named columns")):
         command = made[name] = commands.add_parser(name, help=title)
-        command.add_argument("source", type=Path, help="the csv file" if name == "csv" else "folder that holds the music or the dataset")
+        command.add_argument("source", type=Path, help="the csv file" if name == "csv" else "folder that holds the dataset or the music")
         command.add_argument("out", type=Path, help="folder to write manifest.jsonl, left_out.txt and other files to")
         command.add_argument("--check", action="store_true", help="decode every recording, leave out unreadable ones (slow)")
         command.add_argument("--overwrite", action="store_true", help="replace the files of an earlier import")

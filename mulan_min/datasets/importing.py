@@ -17,14 +17,14 @@ from mulan_min.files import write_json, write_jsonl, write_text
 from mulan_min.report import format_table
 
 TEXT_SUFFIXES = {".csv", ".tsv", ".txt", ".json"}
-# Names with one dot in front (but "...And Justice for All"), and folders of deleted files, copies and pictures ("Trash" is an album).
+# names with one dot in front (not "...And Justice for All"), and folders of deleted files and of copies ("Trash" can be an album)
 HIDDEN = re.compile(r"\.(?!\.)|(\$recycle\.bin|system volume information|lost\+found|#recycle|@recycle|@eadir|__macosx)$", re.I)
 
 
 def files_below(folder, suffixes, left_out=None):
     """Relative paths of the files with these suffixes, with "/" and in order. HIDDEN names are left out. Links to folders are
     followed, after the other folders and not upwards; a folder is searched once. `left_out`, a list, gets what is not searched."""
-    files, waiting, visited, home, left_out = [], [folder], set(), Path(folder).resolve(), [] if left_out is None else left_out
+    files, waiting, visited, home, left_out = [], [folder], set(), Path(folder).resolve(), left_out if left_out is not None else []
     for top in waiting:      # the loop appends to it
         for parent, folders, names in os.walk(top, onerror=lambda error: left_out.append(f"{error.filename} ({error.strerror})")):
             real, prefix = os.path.realpath(parent), f"{os.path.relpath(parent, folder)}/".replace(os.sep, "/").removeprefix("./")
@@ -65,7 +65,7 @@ def find_audio(index, folder, names):
         ending = without_suffix(os.path.normpath(name).replace(os.sep, "/"))
         matches = [path for path in index.get(ending.rpartition("/")[2], ()) if f"/{without_suffix(path)}".endswith(f"/{ending}")]
         if matches:
-            order = [[suffix_of(path) in UNREADABLE_SUFFIXES, *(not path.endswith(form) for form in forms), path] for path in matches]
+            order = ((suffix_of(path) in UNREADABLE_SUFFIXES, *(not path.endswith(form) for form in forms), path) for path in matches)
             return os.path.join(folder, min(order)[-1]), name
     return None, None
 
@@ -135,7 +135,8 @@ def import_dataset(args):
     folder, skipped = args.audio_dir or home, []
     if not folder.is_dir():
         raise UserError(f"--audio-dir {folder}: no such folder")
-    text_files, audio_files = [str(home / name) for name in files_below(home, TEXT_SUFFIXES)], files_below(folder, AUDIO_SUFFIXES, skipped)
+    text_files = [str(home / name) for name in files_below(home, TEXT_SUFFIXES)]
+    audio_files = files_below(folder, AUDIO_SUFFIXES, skipped)
     rows, labels, notes = getattr(label_files, args.dataset)(args, text_files, audio_files)
     if args.labels_only:
         write_json(args.out / "labels.json", labels)
@@ -161,55 +162,47 @@ def check_paths(source, kind, out, overwrite):
 
 
 def write_collection(folder, out, lines, left_out, skipped, notes, labels, playlists, **columns):
-    """Writes manifest.jsonl, labels.json, playlists.jsonl and left_out.txt to `out`, without empty ones -> report as text. folder:
-    where the audio is; lines: of the manifest; left_out: {reason: [(id, detail)]}; skipped: see `files_below`; columns: see
+    """Writes manifest.jsonl, labels.json, playlists.jsonl and left_out.txt to `out`, without empty ones -> report as text. `lines`
+    are of the manifest, with audio in `folder`; left_out: {reason: [(id, detail)]}; skipped: see `files_below`; columns: see
     `split_table`. Raises UserError when there are no lines."""
-    unreadable = conversion([detail.partition(": ")[0] for _, detail in left_out["unreadable"]] + [line["audio"] for line in lines], folder)
+    entries = [(reason, *entry) for reason in left_out for entry in left_out[reason]]
+    counts = ", ".join(f"{len(left_out[reason])} {reason}" for reason in left_out)
+    unreadable = conversion([line["audio"] for line in lines] + [detail.partition(": ")[0] for *_, detail in entries], folder)
     if not lines:
-        first = f"; the first: {', '.join(next(filter(None, left_out.values()))[0])}" if any(left_out.values()) else ""
-        hint = unreadable or "is the audio elsewhere? See --audio-dir"
-        raise UserError(f"{folder}: no recording to import ({counts(left_out)}{first}); {hint}")
+        hints = [f"the first: {', '.join(entry[1:])}" for entry in entries[:1]] + unreadable
+        hints += ["is the audio elsewhere? See --audio-dir"] if "missing" in left_out else []
+        raise UserError(f"{folder}: no recording to import ({counts}); {'; '.join(hints)}")
     for name, content, write in (("labels.json", labels, write_json), ("playlists.jsonl", playlists, write_jsonl)):
-        if content:
-            write(out / name, content)
-        else:      # a file of an earlier import would be mistaken for one of this import
-            (out / name).unlink(missing_ok=True)
-    listed = ["\t".join(" ".join(part.split()) for part in (reason, *entry)) for reason in left_out for entry in left_out[reason]]
-    write_text(out / "left_out.txt", "".join(f"{line}\n" for line in listed))
+        (out / name).unlink(missing_ok=True) if not content else write(out / name, content)
+    write_text(out / "left_out.txt", "".join("\t".join(" ".join(part.split()) for part in entry) + "\n" for entry in entries))
     write_jsonl(out / "manifest.jsonl", lines)      # last: a folder with a manifest is complete
-    report = [split_table(lines, **columns), "", text_table(lines), "", *notes, *filter(None, [unreadable])]
-    report += [f"not searched: {', '.join(skipped[:5])}{', ...' if len(skipped) > 5 else ''}"] if skipped else []
-    report += [f"{reason}: {detail}" for reason in ("unreadable", "twice") for _, detail in left_out[reason][:20]]
-    return "\n".join([*report, f"left out: {counts(left_out)}" + (f"; listed in {out / 'left_out.txt'}" if listed else ""), advice(lines, out)])
+    notes = notes + unreadable + ([f"not searched: {', '.join(skipped[:5])}{', ...' * (len(skipped) > 5)}"] if skipped else [])
+    notes += [f"{reason}: {detail}" for reason in ("unreadable", "twice") for _, detail in left_out[reason][:20]]
+    notes += [f"left out: {counts}" + (f"; listed in {out / 'left_out.txt'}" if entries else "")]
+    return "\n".join([split_table(lines, **columns), "", text_table(lines), "", *notes, advice(lines, out)])
 
 
 def conversion(paths, folder):
-    """The command that converts the files below `folder` that libsndfile cannot read, by their suffix; "" if there are none."""
+    """[how to convert the files below `folder` whose suffix libsndfile cannot read], or [] if there are none."""
     kinds = sorted({suffix_of(path) for path in paths} & UNREADABLE_SUFFIXES)
     names = " -o ".join(f"-iname '*{kind}'" for kind in kinds)
-    command = f"""find {shlex.quote(str(folder))} \\( {names} \\) -exec ffmpeg -nostdin -n -i {{}} -vn {{}}.flac \\;"""
-    return kinds and f"libsndfile cannot read {' '.join(kinds)}; convert these files and import again: {command}"
+    command = rf"""find {shlex.quote(str(folder))} \( {names} \) -exec sh -c 'ffmpeg -n -i "$1" -vn "${{1%.*}}.flac"' - {{}} \;"""
+    return [f"libsndfile cannot read {' '.join(kinds)}; convert these files and import again: {command}"] if kinds else []
 
 
 def advice(lines, out):
     """The command that trains on manifest lines in `out`, or the reason why they are not enough, and what to do."""
     lines = [line for line in lines if line["text"] and suffix_of(line["audio"]) not in UNREADABLE_SUFFIXES]
-    train, valid = ([line for line in lines if line["split"] == split] for split in ("train", "valid"))
-    # a source of less than 5 % of the recordings would repeat these too often (our choice)
-    ratio = {source: share for source, share in label_files.SOURCES.items()
-             if 20 * sum(source in line["text"] for line in train) >= len(train) > 0}
-    train, valid = (len({(line["audio"], line.get("start")) for line in part if ratio.keys() & line["text"]}) for part in (train, valid))
+    ratio = {source for line in lines if line["split"] == "train" for source in line["text"]}
+    train, valid = (len({(line["audio"], line.get("start")) for line in lines if line["split"] == split and ratio & line["text"].keys()})
+                    for split in ("train", "valid"))
     if min(train, valid) >= 2:
-        path, shares = path_in_manifest(out, Path.cwd()), ",".join(f"{source}={share}" for source, share in ratio.items())
-        return f"python train.py --audio resnet50 --data {shlex.quote(path)} --ratio {shares} --run {shlex.quote('runs/' + out.name)}"
+        shares = ",".join(f"{source}={share}" for source, share in label_files.SOURCES.items() if source in ratio)
+        data, run = shlex.quote(path_in_manifest(out, Path.cwd())), shlex.quote(f"runs/{out.name}")
+        return f"python train.py --audio resnet50 --data {data} --ratio {shares} --run {run}"
     remedy = "add recordings, or choose other splits (--split, --test-share)" if lines else (
         "give text (csv: --sf, --lf, --pl or --aset; folder: titles in the files) or, if there are tags, --tags-as-aset")
     return f"training needs two train and two valid recordings with text, here are {train} and {valid}; {remedy}"
-
-
-def counts(left_out):
-    """{reason: recordings} -> "2 missing, 0 empty"."""
-    return ", ".join(f"{len(entries)} {reason}" for reason, entries in left_out.items())
 
 
 def split_table(lines, **extra):
@@ -219,8 +212,8 @@ def split_table(lines, **extra):
     for split in SPLITS:
         part = [line for line in lines if line["split"] == split]
         with_text = (sum(source in line["text"] for line in part) for source in label_files.SOURCES)
-        rows.append([split, len(part), *(column(part) for column in extra.values()), *with_text,
-                     sum(bool(line.get("tags")) for line in part)])
+        with_tags = sum(bool(line.get("tags")) for line in part)
+        rows.append([split, len(part), *(column(part) for column in extra.values()), *with_text, with_tags])
     headings = [f"with {source.upper()}" for source in label_files.SOURCES]
     return format_table(rows, ["split", "recordings", *extra, *headings, "with tags"])
 

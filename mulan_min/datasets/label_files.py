@@ -46,15 +46,9 @@ def split_by_hash(key, valid, test=0.0):
     return "test" if position(key) < test else "valid" if position(key) < test + valid else "train"
 
 
-def most_used_first(tags):
-    """All tags, with repetitions -> the distinct tags by falling use. Tags with equal use stay in order of appearance."""
-    return [tag for tag, _ in Counter(tags).most_common()]
-
-
 def read_names(path, key, columns, quoted=True):
     """A table with tabs between its cells -> {cell of column `key`: [cleaned cells of the other columns]}."""
-    return {row[key]: [clean_text(row[column]) for column in columns]
-            for _, row in read_records(path, (key, *columns), "\t", quoted)}
+    return {row[key]: [clean_text(row[name]) for name in columns] for _, row in read_records(path, (key, *columns), "\t", quoted)}
 
 
 def clip_row(ytid, start, end, where, evaluation, valid_share):
@@ -64,9 +58,9 @@ def clip_row(ytid, start, end, where, evaluation, valid_share):
     start, end = read_seconds(start, where, "start"), read_seconds(end, where, "end")
     if end <= start:
         raise UserError(f"{where}: end {end:g} is not after start {start:g}")
-    clips = [f"{ytid}_{start:g}", f"{ytid}_{start:.3f}", f"{ytid}_{start:g}_{end:g}", f"{ytid}_{start:.3f}_{end:.3f}",
-             f"{ytid}_{1000 * start:.0f}", f"{ytid}_{1000 * start:.0f}_{1000 * end:.0f}"]
-    names = [*clips, f"[{ytid}]-[{start:g}-{end:g}]", *("Y" + name for name in clips), "Y" + ytid, ytid]
+    times = [f"{start:g}", f"{start:.3f}", f"{start:g}_{end:g}", f"{start:.3f}_{end:.3f}", f"{1000 * start:.0f}",
+             f"{1000 * start:.0f}_{1000 * end:.0f}"]
+    names = [*(f"{ytid}_{t}" for t in times), f"[{ytid}]-[{start:g}-{end:g}]", *(f"Y{ytid}_{t}" for t in times), "Y" + ytid, ytid]
     split = "test" if evaluation else split_by_hash(ytid, valid_share)
     return {"id": f"{ytid}_{start:g}", "audio": names, "clip": (start, end - start), "split": split}
 
@@ -85,7 +79,8 @@ def mtat(args, text_files, audio_files):
         split = "train" if path[0] <= "b" else "valid" if path[0] == "c" else "test"
         rows.append({"id": row["clip_id"], "audio": [path, Path(path).name], "split": split,
                      "text": by_source(sf=names.get(row["clip_id"], [])), "tags": [tag for tag in header if row[tag] == "1"]})
-    order = most_used_first([*header, *(tag for row in rows for tag in row["tags"])])      # header: also unused tags, in its order
+    by_use = Counter([*header, *(tag for row in rows for tag in row["tags"])]).most_common()      # header: also unused tags
+    order = [tag for tag, _ in by_use]
     kept = [row for row in rows if not args.tagged or set(row["tags"]) & set(order[:50])]
     notes = [f"{len(rows) - len(kept)} clips have none of the 50 tags; left out"] if args.tagged else []
     return kept, {"top50": order[:50], f"all{len(order)}": order}, notes
@@ -93,19 +88,16 @@ def mtat(args, text_files, audio_files):
 
 def ontology_sets(classes, labelled):
     """Derives the paper's label sets from AudioSet's ontology -> (ids at or below "Music", {"Gen-25": names, "Mu-141": names}).
-    `classes` comes from `read_ontology`; `labelled` is the set of the class ids that recordings are labelled with. Names are in the
-    order of the ontology. The paper gives the sizes of the two sets but not their members. The derivation is our choice and gives
-    these sizes. Gen-25 is the labelled children of "Music genre" (all its 25 children). Mu-141 is the labelled classes at or below
-    "Musical instrument" (80), below "Music genre" (52) and below "Music role" (9). Of all labelled music this leaves out only
-    "Music" itself, the seven moods and "Song". Raises UserError for a missing class."""
+    `classes` comes from `read_ontology`, and gives the order; `labelled` is the set of the ids that recordings are labelled with.
+    The paper gives the sizes of the sets but not their members. Our choice gives these sizes: Gen-25 is the labelled children of
+    "Music genre" (all 25). Mu-141 is the labelled classes at or below "Musical instrument" (80), below "Music genre" (52) and below
+    "Music role" (9), so all but "Music" itself, the seven moods and "Song". Raises UserError for a missing class."""
     names, ids = ("Music", "Music genre", "Music role", "Musical instrument"), {entry["name"]: i for i, entry in classes.items()}
-    missing = [name for name in names if name not in ids]
-    if missing:
+    if missing := [name for name in names if name not in ids]:
         raise UserError(f"the ontology has no class named {', '.join(missing)}; is it AudioSet's?")
     music, *parts = ({ids[name], *below(classes, name)} for name in names)
     sets = {"Gen-25": set(classes[ids["Music genre"]]["child_ids"]), "Mu-141": set.union(*parts)}
-    return music, {name: [entry["name"] for key, entry in classes.items() if key in members & labelled]
-                   for name, members in sets.items()}
+    return music, {name: [classes[key]["name"] for key in classes if key in ids & labelled] for name, ids in sets.items()}
 
 
 def audioset(args, text_files, audio_files):
@@ -126,20 +118,18 @@ def audioset(args, text_files, audio_files):
                 if len(cells) < 4:
                     raise UserError(f"{where}: {len(cells)} cells; there should be YTID, start, end, labels")
                 ids = re.findall(r'[^\s",]+', ",".join(cells[3:]))
-                unknown = [key for key in ids if key not in classes]
-                if unknown:
+                if unknown := [key for key in ids if key not in classes]:
                     raise UserError(f"{where}: class {unknown[0]} is not in {path}; take both from the same page")
                 if args.all_sounds or not music.isdisjoint(ids):
                     tags = [classes[key]["name"] for key in ids]
-                    yield clip_row(*cells[:3], where, "eval" in Path(segment_file).name.lower(), 0.02) | {
-                        "text": by_source(aset=tags), "tags": tags}
+                    row = clip_row(*cells[:3], where, "eval" in Path(segment_file).name.lower(), 0.02)
+                    yield row | {"text": by_source(aset=tags), "tags": tags}
 
     return rows(), labels, [f"{name}: {len(members)} classes (our derivation)" for name, members in labels.items()]
 
 
 def musiccaps(args, text_files, audio_files):
-    """MusicCaps. LF: the caption. SF: the aspects. Recordings of AudioSet's evaluation are test; 10 % of the others are valid (our
-    choice)."""
+    """MusicCaps. LF: the caption. SF: the aspects. AudioSet's evaluation is test; 10 % of the others are valid (our choice)."""
     columns = ("ytid", "start_s", "end_s", "aspect_list", "caption", "is_audioset_eval")
     path = find_text(args, text_files, "*musiccaps*.csv")
 
@@ -164,7 +154,7 @@ def jamendo(args, text_files, audio_files):
         raise UserError(f"{args.source}: no {stem}-train.tsv, -validation.tsv or -test.tsv for split {args.split}")
     meta = find_text(args, text_files, "raw.meta.tsv", optional=True)
     names = read_names(meta, "TRACK_ID", ("TRACK_NAME", "ARTIST_NAME", "ALBUM_NAME"), quoted=False) if meta else {}
-    rows, used = [], []      # used: (category, tag) of every row
+    rows, used = [], Counter()      # used: (category, tag)
     for split in filter(files.get, SPLITS):
         for where, cells in read_csv(files[split], "\t", quoted=False):      # lines have more tags than the header has columns
             if cells[0] == "TRACK_ID":
@@ -172,14 +162,12 @@ def jamendo(args, text_files, audio_files):
             if len(cells) < 6:
                 raise UserError(f"{where}: {len(cells)} cells, not TRACK_ID, ARTIST_ID, ALBUM_ID, PATH, DURATION, TAGS")
             tags = [tuple(cell.strip().rpartition("---")[::2]) for cell in cells[5:] if cell.strip()]
-            used += tags
-            path, name = cells[3].removesuffix(".mp3"), Path(cells[3]).stem
+            used.update(tags)
+            path, name, tags = cells[3].removesuffix(".mp3"), Path(cells[3]).stem, list(dict.fromkeys(tag for _, tag in tags))
             rows.append({"id": cells[0], "audio": [path, path + ".low", name, name + ".low"],      # low: the smaller download
-                         "split": split, "text": by_source(sf=names.get(cells[0], [])),
-                         "tags": list(dict.fromkeys(tag for _, tag in tags))})
-    labels = {args.subset: most_used_first(tag for _, tag in used)}
-    for category in filter(None, dict.fromkeys(category for category, _ in used)):
-        labels[category] = most_used_first(tag for key, tag in used if key == category)
+                         "split": split, "text": by_source(sf=names.get(cells[0], [])), "tags": tags})
+    labels = {name: [tag for (category, tag), _ in used.most_common() if name in (args.subset, category)]
+              for name in (args.subset, *(category for category, _ in used if category))}
     return rows, labels, [f"{args.source}: no {stem} file for {split}" for split in SPLITS if not files[split]]
 
 
@@ -242,21 +230,21 @@ def csv(args, text_files, audio_files):
         delimiter = max("\t,;", key=file.readline().count)
     columns = {name: getattr(args, name) for name in ("id", "audio", "split", "start", "duration")}      # a column or None
     text_columns = {name: getattr(args, name) for name in (*SOURCES, "tags")}      # a list of columns
+    rows = []
 
     def texts(source, column, where, cell):
         list_like = r"[\[{]" if source in ("aset", "tags") else r"""\[[\s\[({]*(np\.\w+\()?['"].*['"][\s\])}]*\]$"""
         items = read_list(cell, where, column, needed=re.match(list_like, cell, re.S))
         return items if items is not None else cell.split(args.separator) if args.separator else [cell]
 
-    rows = []
     for where, row in read_records(args.source, [*filter(None, columns.values()), *sum(text_columns.values(), [])], delimiter):
         cells = {name: row[column].strip() if column else "" for name, column in columns.items()}
         text = by_source(**{source: [text for column in names for text in texts(source, column, where, row[column].strip())]
                             for source, names in text_columns.items()})
-        names = [cells["audio"], cells["audio"].replace("\\", "/")]      # the second: from Windows
+        names = [cells["audio"], cells["audio"].replace("\\", "/")]      # the second: written on Windows
         rows.append({"id": cells["id"] or cells["audio"] or where, "audio": names, "text": text, "tags": text.pop("tags", []),
                      "split": read_split(cells["split"], where) if args.split else None,
                      **{key: read_seconds(cells[key], where, columns[key]) for key in ("start", "duration") if cells[key]}})
-    tags = most_used_first(tag for row in rows for tag in row["tags"])
+    tags = [tag for tag, _ in Counter(tag for row in rows for tag in row["tags"]).most_common()]
     notes = [] if args.split else ["no --split column: 80 % train, 10 % valid, 10 % test, by the path of the audio"]
     return rows, {"tags": tags} if tags else {}, notes

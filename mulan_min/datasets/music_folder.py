@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from mulan_min import audio
 from mulan_min.audio import AudioError, open_audio, read_window
 from mulan_min.datasets.importing import check_paths, files_below, path_in_manifest, write_collection
 from mulan_min.datasets.tables import AUDIO_SUFFIXES, by_source, clean_text, distinct
@@ -66,7 +67,7 @@ def read_tracks(files, music, min_seconds, check):
         try:
             track = read_track(path, music)
             if check:
-                read_window(path)
+                audio.check(path)
         except AudioError as error:
             left_out["unreadable"].append((path.relative_to(music).as_posix(), str(error)))
             continue
@@ -83,11 +84,11 @@ def find_copies(tracks, music):
     """{id: id of an earlier track with the same audio, sample by sample}; names and tags do not matter. A second in the middle is
     decoded if other tracks have the same length, and everything if that second is the same too, for it may be silent."""
     keys = {track.id: (track.seconds,) for track in tracks}
-    for windows in (lambda seconds: [(seconds / 2, 1)], lambda seconds: [(start, 60) for start in range(0, math.ceil(seconds), 60)]):
+    for parts in (lambda seconds: [(seconds / 2, 1)], lambda seconds: [(start, 60) for start in range(0, math.ceil(seconds), 60)]):
         common = Counter(keys.values())
         for track in tqdm([t for t in tracks if common[keys[t.id]] > 1], desc="looking for copies", unit="file", disable=None):
             try:
-                keys[track.id] += tuple(zlib.crc32(read_window(music / track.id, *window)) for window in windows(track.seconds))
+                keys[track.id] += tuple(zlib.crc32(read_window(music / track.id, *part)) for part in parts(track.seconds))
             except AudioError:
                 keys[track.id] = (track.id,)      # a damaged file is like no other
     first = {}
@@ -111,29 +112,25 @@ def joined_groups(tracks):
 
 
 def split_groups(groups, test_share, seed):
-    """The group of each track -> the split of each track; a group is never divided. valid gets half of the test share.
-
-    Groups are taken from the largest to the smallest, and each goes to the split that lacks most tracks. So the sizes come
-    close to the shares even with few albums. But the last tracks go where they are needed: train and valid need two for
-    training, test needs one. The largest group is always in train. The seed orders groups of equal size.
-    """
+    """The group of each track -> the split of each track; a group is never divided. valid gets half of the test share. Groups are
+    taken from the largest, which is always in train, to the smallest, and each goes to the split that lacks most tracks. So the
+    sizes come close to the shares even with few albums. But the last tracks go where they are needed: train and valid need two for
+    training, test needs one. The seed orders groups of equal size."""
     sizes = Counter(groups)
     order = sorted(sizes)
     np.random.default_rng((seed, 0)).shuffle(order)
     shares = {"train": 1 - 1.5 * test_share, "test": test_share, "valid": test_share / 2}
     lacking = {split: share * len(groups) for split, share in shares.items() if share > 0}
-    needs, left, splits = {split: n for split, n in (("train", 2), ("valid", 2), ("test", 1)) if split in lacking}, len(groups), {}
-
-    def leaves_enough(split, size):
-        rest = needs | {split: max(0, needs[split] - size)}
-        return sum(rest.values()) <= left and sum(map(bool, rest.values())) < len(order) - len(splits)
-
+    needs = {split: tracks for split, tracks in (("train", 2), ("valid", 2), ("test", 1)) if split in lacking}
+    left, splits = len(groups), {}
     for group in sorted(order, key=lambda g: -sizes[g]):
         left -= sizes[group]
-        choice = [split for split in lacking if leaves_enough(split, sizes[group])] or [split for split in needs if needs[split]][:1]
-        splits[group] = split = max(choice, key=lacking.get) if splits else "train"
-        lacking[split] -= sizes[group]
-        needs[split] = max(0, needs[split] - sizes[group])
+        after = {split: needs | {split: max(0, needs[split] - sizes[group])} for split in lacking}
+        possible = [split for split, rest in after.items()
+                    if sum(rest.values()) <= left and sum(map(bool, rest.values())) < len(order) - len(splits)]
+        splits[group] = max(possible or [split for split in needs if needs[split]][:1], key=lacking.get) if splits else "train"
+        lacking[splits[group]] -= sizes[group]
+        needs = after[splits[group]]
     return [splits[group] for group in groups]
 
 
@@ -152,12 +149,10 @@ def playlists(tracks):
 
 
 def import_folder(music, out, seed=0, test_share=0.2, min_seconds=10.0, check=False, overwrite=False):
-    """Writes the files of a collection (see write_collection) for all music below the folder `music` to `out` -> report as text.
-
-    SF text is a file's title (or its name), artist, album and genres; LF its comment; PL the names of the two nearest
-    folders. There is no ASET text. Files are not copied. `check` decodes each file to its end instead of trusting its
-    header. Raises UserError when there is nothing to import, and without `overwrite` when there is a collection in `out`.
-    """
+    """Writes a collection (see `write_collection`) of all music below the folder `music` to `out` -> report as text. SF text is a
+    file's title (or its name), artist, album and genres; LF its comment; PL the names of the two nearest folders. There is no ASET
+    text. `check` decodes each file to its end instead of trusting its header. Raises UserError when there is nothing to import,
+    and without `overwrite` when there is a collection in `out`."""
     music, out, skipped = Path(music).resolve(), Path(out).resolve(), []
     check_paths(music, "folder", out, overwrite)
     if not 0 <= test_share <= 0.5:

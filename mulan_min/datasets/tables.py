@@ -73,8 +73,8 @@ def check_quotes(path, last, lines, delimiter, width):
     for cell in re.finditer(rf'(?:^|{delimiter}){spaces}"([^"]*(?:""[^"]*)*)("?) *(?=({delimiter}|[\r\n]|$)?)', text):
         first, count = (len(re.findall(r"\r\n?|\n", part)) for part in (text[:cell.start()], cell[1]))
         rows = (line.split(delimiter) for line in lines[first + 1:first + 1 + count])
-        swallowed = (row for row in rows if len(row) == width and any(suffix_of(name.strip(' "\r\n')) in AUDIO_SUFFIXES for name in row))
-        if not cell[2] or count and (cell[3] is None or any(swallowed)):
+        swallowed = any(len(row) == width and any(suffix_of(name.strip(' "\r\n')) in AUDIO_SUFFIXES for name in row) for row in rows)
+        if not cell[2] or count and (cell[3] is None or swallowed):
             raise UserError(f"{path}, line {last - len(lines) + 1 + first}: a quote opens here and is not closed in its own row; "
                             "close it, double it or delete it")
 
