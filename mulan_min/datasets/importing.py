@@ -36,8 +36,7 @@ def files_below(folder, suffixes, left_out=None):
             folders[:] = [name for name in sorted(folders) if not HIDDEN.match(name)]
             waiting += [path for name in folders if os.path.islink(path := os.path.join(parent, name))]
             files += [prefix + name for name in names if not HIDDEN.match(name)]
-            if any(map(HIDDEN.match, names)):
-                left_out.append(f"files in {parent} that begin with a dot")
+            left_out += [f"files with a dot in front in {parent}"] * any(map(HIDDEN.match, names))
     return sorted(files, key=lambda path: (path.split("/")[:-1], path))
 
 
@@ -65,7 +64,7 @@ def find_audio(index, folder, names):
         ending = without_suffix(os.path.normpath(name).replace(os.sep, "/"))
         matches = [path for path in index.get(ending.rpartition("/")[2], ()) if f"/{without_suffix(path)}".endswith(f"/{ending}")]
         if matches:
-            order = ((suffix_of(path) in UNREADABLE_SUFFIXES, *(not path.endswith(form) for form in forms), path) for path in matches)
+            order = ((suffix_of(path) in UNREADABLE_SUFFIXES, *(not path.endswith(f) for f in forms), path) for path in matches)
             return os.path.join(folder, min(order)[-1]), name
     return None, None
 
@@ -116,13 +115,12 @@ def resolve(rows, folder, index, args):
 
 def choose_splits(files):
     """Chooses the splits that are None. `files` has (key, rows) of each audio file: the key decides, so all rows are on one side.
-    With few files the share of valid is larger, because training needs two. Returns notes for the report."""
-    positions = sorted(label_files.position(key) for key, rows in files if rows[0]["split"] is None)
-    tests = sum(position < 0.1 for position in positions)
-    valid = max(0.1, positions[tests + 1] - 0.1 + 1e-9) if len(positions) >= tests + 4 else 0.1
-    for key, rows in files:
-        for row in rows:
-            row["split"] = row["split"] or label_files.split_by_hash(key, valid, 0.1)
+    Of few files, up to two more are valid, because training needs two. Returns notes for the report."""
+    splits = {key: label_files.split_by_hash(key, 0.1, 0.1) for key, rows in files}
+    train, short = [key for key in sorted(splits) if splits[key] == "train"], max(0, 2 - [*splits.values()].count("valid"))
+    splits |= dict.fromkeys(train[:short] if len(train) >= short + 2 else [], "valid")
+    for row, split in ((row, splits[key]) for key, rows in files for row in rows):
+        row["split"] = row["split"] or split
     divided = [key for key, rows in files if len({row["split"] for row in rows}) > 1]
     return [f"{len(divided)} audio files are in more than one split, such as {divided[0]}"] if divided else []
 
@@ -167,7 +165,7 @@ def write_collection(folder, out, lines, left_out, skipped, notes, labels, playl
     `split_table`. Raises UserError when there are no lines."""
     entries = [(reason, *entry) for reason in left_out for entry in left_out[reason]]
     counts = ", ".join(f"{len(left_out[reason])} {reason}" for reason in left_out)
-    unreadable = conversion([line["audio"] for line in lines] + [detail.partition(": ")[0] for *_, detail in entries], folder)
+    unreadable = conversion([line["audio"] for line in lines] + [d.partition(": ")[0] for _, d in left_out["unreadable"]], folder)
     if not lines:
         hints = [f"the first: {', '.join(entry[1:])}" for entry in entries[:1]] + unreadable
         hints += ["is the audio elsewhere? See --audio-dir"] if "missing" in left_out else []
@@ -194,8 +192,8 @@ def advice(lines, out):
     """The command that trains on manifest lines in `out`, or the reason why they are not enough, and what to do."""
     lines = [line for line in lines if line["text"] and suffix_of(line["audio"]) not in UNREADABLE_SUFFIXES]
     ratio = {source for line in lines if line["split"] == "train" for source in line["text"]}
-    train, valid = (len({(line["audio"], line.get("start")) for line in lines if line["split"] == split and ratio & line["text"].keys()})
-                    for split in ("train", "valid"))
+    lines = [line for line in lines if ratio & line["text"].keys()]
+    train, valid = (len({(line["audio"], line.get("start")) for line in lines if line["split"] == s}) for s in ("train", "valid"))
     if min(train, valid) >= 2:
         shares = ",".join(f"{source}={share}" for source, share in label_files.SOURCES.items() if source in ratio)
         data, run = shlex.quote(path_in_manifest(out, Path.cwd())), shlex.quote(f"runs/{out.name}")

@@ -36,14 +36,11 @@ def read_split(cell, where):
     raise UserError(f"{where}: split '{cell}' is not one of {', '.join(' '.join(SPLIT_NAMES.values()).split())}")
 
 
-def position(key):
-    """A hash of a text, from 0 to 1, the same on every machine."""
-    return crc32(key.encode("utf-8", "surrogateescape")) / 2**32
-
-
 def split_by_hash(key, valid, test=0.0):
-    """The split of a recording by its key's hash: about the shares `valid` and `test` go to these splits, the others to train."""
-    return "test" if position(key) < test else "valid" if position(key) < test + valid else "train"
+    """The split of a recording, by a hash of its key, so it is the same on every machine. About the shares `valid` and `test` of all
+    keys go to these splits, the others to train."""
+    position = crc32(key.encode("utf-8", "surrogateescape")) / 2**32
+    return "test" if position < test else "valid" if position < test + valid else "train"
 
 
 def read_names(path, key, columns, quoted=True):
@@ -131,15 +128,12 @@ def audioset(args, text_files, audio_files):
 def musiccaps(args, text_files, audio_files):
     """MusicCaps. LF: the caption. SF: the aspects. AudioSet's evaluation is test; 10 % of the others are valid (our choice)."""
     columns = ("ytid", "start_s", "end_s", "aspect_list", "caption", "is_audioset_eval")
-    path = find_text(args, text_files, "*musiccaps*.csv")
-
-    def rows():
-        for where, row in read_records(path, columns):
-            ytid, start, end, aspects, caption, evaluation = (row[column] for column in columns)
-            yield clip_row(ytid, start, end, where, evaluation.strip().lower() in ("true", "1"), 0.1) | {
-                "text": by_source(sf=read_list(aspects, where, "aspect_list"), lf=[caption])}
-
-    return rows(), {}, []
+    rows = []
+    for where, row in read_records(find_text(args, text_files, "*musiccaps*.csv"), columns):
+        ytid, start, end, aspects, caption, evaluation = (row[column] for column in columns)
+        text = by_source(sf=read_list(aspects, where, "aspect_list"), lf=[caption])
+        rows.append(clip_row(ytid, start, end, where, evaluation.strip().lower() in ("true", "1"), 0.1) | {"text": text})
+    return rows, {}, []
 
 
 def jamendo(args, text_files, audio_files):
@@ -177,45 +171,40 @@ def fma(args, text_files, audio_files):
     records = [row for _, row in read_records(find_text(args, text_files, "genres.csv"), ("genre_id", "parent", "title"))]
     genres = {row["genre_id"]: " ".join(row["title"].split()) for row in records}
     top = [genres[row["genre_id"]] for row in records if row["parent"] in ("0", "")]
-    path = find_text(args, text_files, "tracks.csv")
+    path, rows = find_text(args, text_files, "tracks.csv"), []
     columns = [("set", "split"), ("set", "subset"), ("track", "title"), ("artist", "name"), ("album", "title"), ("track", "tags"),
                ("track", "information"), ("album", "information"), ("track", "genres_all")]
-
-    def rows():
-        table = read_csv(path)
-        groups, names, last = (next(table, ("", []))[1] for _ in range(3))      # three header lines
-        index = {column: i for i, column in enumerate(zip(groups, names))}
-        if last[:1] != ["track_id"] or not set(columns) <= index.keys():
-            raise UserError(f"{path}: not FMA's tracks.csv, whose three header lines are groups, columns and track_id")
-        for where, cells in table:
-            if len(cells) != len(groups) or not cells[0].isdigit():
-                raise UserError(f"{where}: {len(cells)} cells beginning with '{cells[0][:20]}' under {len(groups)} columns")
-            split, subset, title, artist, album, tags, *about, all_genres = (cells[index[column]] for column in columns)
-            if args.subset == "large" or subset in ("small", args.subset):      # medium contains small
-                track, ids = f"{int(cells[0]):06d}", map(str, read_list(all_genres, where, "genres_all"))
-                sf = [*map(clean_text, (title, artist, album)), *read_list(tags, where, "tags")]
-                lf = [html.unescape(re.sub("<[^>]*>", " ", page)) for page in about]
-                yield {"id": track, "audio": [f"{track[:3]}/{track}", track], "split": read_split(split, where),
-                       "text": by_source(sf=sf, lf=lf), "tags": [genres[key] for key in ids if key in genres]}
-
-    return rows(), {"top": list(dict.fromkeys(top)), "all": list(dict.fromkeys(genres.values()))}, []
+    table = read_csv(path)
+    groups, names, last = (next(table, ("", []))[1] for _ in range(3))      # three header lines
+    index = {column: i for i, column in enumerate(zip(groups, names))}
+    if last[:1] != ["track_id"] or not set(columns) <= index.keys():
+        raise UserError(f"{path}: not FMA's tracks.csv, whose three header lines are groups, columns and track_id")
+    for where, cells in table:
+        if len(cells) != len(groups) or not cells[0].isdigit():
+            raise UserError(f"{where}: {len(cells)} cells beginning with '{cells[0][:20]}' under {len(groups)} columns")
+        split, subset, title, artist, album, tags, *about, all_genres = (cells[index[column]] for column in columns)
+        if args.subset == "large" or subset in ("small", args.subset):      # medium contains small
+            track, known = f"{int(cells[0]):06d}", [genres[key] for key in read_list(all_genres, where, "genres_all") if key in genres]
+            sf = [*map(clean_text, (title, artist, album)), *read_list(tags, where, "tags")]
+            lf = [html.unescape(re.sub("<[^>]*>", " ", page)) for page in about]
+            rows.append({"id": track, "audio": [f"{track[:3]}/{track}", track], "split": read_split(split, where),
+                         "text": by_source(sf=sf, lf=lf), "tags": known})
+    return rows, {"top": list(dict.fromkeys(top)), "all": list(dict.fromkeys(genres.values()))}, []
 
 
 def gtzan(args, text_files, audio_files):
     """GTZAN. Tags: the genre. There is no text. The split is the fault-filtered one if train_filtered.txt, valid_filtered.txt and
     test_filtered.txt exist. Otherwise it follows the files' numbers (our choice), and artists are on both sides of it."""
-    name, tracks, notes = re.compile(r"(?:^|[/\\])([a-z]+\.\d{4}(\d))(\.\w+)?$"), {}, []      # tracks: {"jazz.00054": split}
-    if any(find_text(args, text_files, f"{split}_filtered.txt", optional=True) for split in SPLITS):
-        for split in SPLITS:
-            for where, (line, *_) in read_csv(find_text(args, text_files, f"{split}_filtered.txt"), "\t", quoted=False):
-                match = name.search(line.strip())
-                if not match:
-                    raise UserError(f"{where}: '{line[:40]}' should be like blues/blues.00029.wav")
-                tracks[match[1]] = split
-    else:
-        for match in filter(None, map(name.search, audio_files)):
-            tracks[match[1]] = "train" if match[2] < "7" else "valid" if match[2] == "7" else "test"
-        notes = ["no train_filtered.txt: split by number, artists are on both sides, so figures will be too good"]
+    tracks, filtered = {}, any(find_text(args, text_files, f"{split}_filtered.txt", optional=True) for split in SPLITS)
+    names = ((split, *row) for split in SPLITS
+             for row in read_csv(find_text(args, text_files, f"{split}_filtered.txt"), "\t", quoted=False))
+    for split, where, (name, *_) in names if filtered else ((None, None, [path]) for path in audio_files):
+        match = re.search(r"(?:^|[/\\])([a-z]+\.\d{4}(\d))(\.\w+)?$", name.strip())
+        if match:
+            tracks[match[1]] = split or ("train" if match[2] < "7" else "valid" if match[2] == "7" else "test")
+        elif filtered:
+            raise UserError(f"{where}: '{name[:40]}' should be like blues/blues.00029.wav")
+    notes = ["no train_filtered.txt: split by number, artists are on both sides, so figures will be too good"] * (not filtered)
     rows = [{"id": track, "audio": [f"{track.split('.')[0]}/{track}", track], "split": split, "text": {},
              "tags": [track.split(".")[0]], "suspect": track == "jazz.00054"} for track, split in sorted(tracks.items())]
     return rows, {"genre": sorted({row["tags"][0] for row in rows})}, notes

@@ -43,14 +43,9 @@ def read_csv(path, delimiter=",", quoted=True):
     an ordinary character. Raises UserError for a damaged file, and as `check_quotes` does."""
     csv.field_size_limit(1 << 27)      # biographies are longer than the default limit
     lines, width = [], 0      # the lines of one row; the number of cells of the first row
-
-    def kept(file):
-        for line in chain(file, [""]):      # if a quote is open at the end of the file, "" becomes a line of its row
-            lines.append(line)
-            yield line
-
     with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
-        reader = csv.reader(kept(file), delimiter=delimiter, skipinitialspace=delimiter == ",",
+        kept = (lines.append(line) or line for line in chain(file, [""]))      # "" belongs to a row with an open quote
+        reader = csv.reader(kept, delimiter=delimiter, skipinitialspace=delimiter == ",",
                             quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE)
         try:
             for cells in reader:
@@ -72,8 +67,8 @@ def check_quotes(path, last, lines, delimiter, width):
     text, spaces = "".join(lines), " *" if delimiter == "," else ""
     for cell in re.finditer(rf'(?:^|{delimiter}){spaces}"([^"]*(?:""[^"]*)*)("?) *(?=({delimiter}|[\r\n]|$)?)', text):
         first, count = (len(re.findall(r"\r\n?|\n", part)) for part in (text[:cell.start()], cell[1]))
-        rows = (line.split(delimiter) for line in lines[first + 1:first + 1 + count])
-        swallowed = any(len(row) == width and any(suffix_of(name.strip(' "\r\n')) in AUDIO_SUFFIXES for name in row) for row in rows)
+        rows = (line.split(delimiter) for line in lines[first + 1:first + 1 + count] if line.count(delimiter) == width - 1)
+        swallowed = any(suffix_of(name.strip(' "\r\n')) in AUDIO_SUFFIXES for row in rows for name in row)
         if not cell[2] or count and (cell[3] is None or swallowed):
             raise UserError(f"{path}, line {last - len(lines) + 1 + first}: a quote opens here and is not closed in its own row; "
                             "close it, double it or delete it")
@@ -84,8 +79,7 @@ def read_records(path, columns, delimiter=",", quoted=True):
     when the header lacks one of `columns` or a line has more cells than the header."""
     table = read_csv(path, delimiter, quoted)
     header = [cell.strip() for cell in next(table, ("", []))[1]]
-    missing = [column for column in columns if column not in header]
-    if missing:
+    if missing := [column for column in columns if column not in header]:
         shown = ", ".join(header[:20]) + (", ..." if len(header) > 20 else "")
         raise UserError(f"{path}: no column {', '.join(map(repr, missing))}; there are: {shown or 'none'}")
     for where, cells in table:
@@ -109,12 +103,11 @@ def read_list(cell, where, column, needed=True):
     body = "[]" if cell.strip().lower() in MISSING else cell.strip()
     if LIST.fullmatch(body) and (body[0] == "[" or not {"'", '"'}.isdisjoint(body)):
         items = [match[1] for match in re.finditer(ITEM, body, re.S) if match[1].lower() not in MISSING]
-        with suppress(ValueError, SyntaxError):      # JSON writes \\/, and an emoji as two surrogates
+        with suppress(ValueError, SyntaxError):      # JSON may write / as \/, and an emoji as two surrogates
             return [ast.literal_eval(item.replace(r"\/", "/")).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
                     if item[0] in "'\"" else item for item in items]
     if needed:
         raise UserError(f"{where}: {column} '{' '.join(cell.split())[:40]}' is not a list like ['one', 'two']")
-    return None
 
 
 def clean_text(text):
