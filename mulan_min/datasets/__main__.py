@@ -16,7 +16,7 @@ def make_parser():
                         ("audioset", "AudioSet"), ("musiccaps", "MusicCaps"), ("jamendo", "MTG-Jamendo"),
                         ("fma", "Free Music Archive"), ("gtzan", "GTZAN"), ("csv", "any csv file with named columns")):
         command = made[name] = commands.add_parser(name, help=title)
-        command.add_argument("source", type=Path, help="the csv file" if name == "csv" else "folder that holds the dataset or the music")
+        command.add_argument("source", type=Path, help="the csv file" if name == "csv" else "folder that holds the dataset")
         command.add_argument("out", type=Path, help="folder to write manifest.jsonl, left_out.txt and other files to")
         command.add_argument("--check", action="store_true", help="decode every recording, leave out unreadable ones (slow)")
         command.add_argument("--overwrite", action="store_true", help="replace the files of an earlier import")

@@ -11,12 +11,11 @@ from tqdm import tqdm
 from mulan_min.audio import AudioError, check, duration
 from mulan_min.data import SPLITS
 from mulan_min.datasets import label_files
-from mulan_min.datasets.tables import AUDIO_SUFFIXES, UNREADABLE_SUFFIXES, by_source, suffix_of
+from mulan_min.datasets.tables import AUDIO_SUFFIXES, UNREADABLE_SUFFIXES, by_source, require, suffix_of
 from mulan_min.errors import UserError
 from mulan_min.files import write_json, write_jsonl, write_text
 from mulan_min.report import format_table
 
-TEXT_SUFFIXES = {".csv", ".tsv", ".txt", ".json"}
 # names with one dot in front (not "...And Justice for All"), and folders of deleted files and of copies ("Trash" can be an album)
 HIDDEN = re.compile(r"\.(?!\.)|(\$recycle\.bin|system volume information|lost\+found|#recycle|@recycle|@eadir|__macosx)$", re.I)
 
@@ -131,9 +130,8 @@ def import_dataset(args):
     kind, home = ("file", args.source.parent) if args.dataset == "csv" else ("folder", args.source)
     check_paths(args.source, kind, args.out, args.overwrite)
     folder, skipped = args.audio_dir or home, []
-    if not folder.is_dir():
-        raise UserError(f"--audio-dir {folder}: no such folder")
-    text_files = [str(home / name) for name in files_below(home, TEXT_SUFFIXES)]
+    require(folder.is_dir(), f"--audio-dir {folder}: no such folder")
+    text_files = [str(home / name) for name in files_below(home, {".csv", ".tsv", ".txt", ".json"})]
     audio_files = files_below(folder, AUDIO_SUFFIXES, skipped)
     rows, labels, notes = getattr(label_files, args.dataset)(args, text_files, audio_files)
     if args.labels_only:
@@ -151,12 +149,9 @@ def import_dataset(args):
 def check_paths(source, kind, out, overwrite):
     """Raises UserError if `source` is not a `kind` ("file" or "folder"), or if there is something in the way of `out`."""
     for path in (out / "manifest.jsonl", out / "labels.json", out / "playlists.jsonl"):
-        if path.exists() and not overwrite:
-            raise UserError(f"{path} already exists; give --overwrite to replace it, or another folder")
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out}: not a folder; name one to write to")
-    if not (source.is_file() if kind == "file" else source.is_dir()):
-        raise UserError(f"{source}: no such {kind}")
+        require(overwrite or not path.exists(), f"{path} already exists; give --overwrite to replace it, or another folder")
+    require(out.is_dir() or not out.exists(), f"{out}: not a folder; name one to write to")
+    require(source.is_file() if kind == "file" else source.is_dir(), f"{source}: no such {kind}")
 
 
 def write_collection(folder, out, lines, left_out, skipped, notes, labels, playlists, **columns):

@@ -20,7 +20,7 @@ from pathlib import Path
 from zlib import crc32
 
 from mulan_min.data import SPLITS
-from mulan_min.datasets.tables import by_source, clean_text, find_text, read_csv, read_list, read_records, read_seconds
+from mulan_min.datasets.tables import by_source, clean_text, find_text, read_csv, read_list, read_records, read_seconds, require
 from mulan_min.errors import UserError
 from mulan_min.ontology import below, read_ontology
 
@@ -37,8 +37,8 @@ def read_split(cell, where):
 
 
 def split_by_hash(key, valid, test=0.0):
-    """The split of a recording, by a hash of its key, so it is the same on every machine. About the shares `valid` and `test` of all
-    keys go to these splits, the others to train."""
+    """The split of a recording, by a hash of its key, so it is the same on every machine. About the shares `valid` and `test` of
+    all keys go to these splits, the others to train."""
     position = crc32(key.encode("utf-8", "surrogateescape")) / 2**32
     return "test" if position < test else "valid" if position < test + valid else "train"
 
@@ -53,8 +53,7 @@ def clip_row(ytid, start, end, where, evaluation, valid_share):
     names are those of the usual downloaders; the last one is that of the whole video. Clips of AudioSet's evaluation are test;
     about `valid_share` of the others are valid (our choice). Raises UserError for an invalid time."""
     start, end = read_seconds(start, where, "start"), read_seconds(end, where, "end")
-    if end <= start:
-        raise UserError(f"{where}: end {end:g} is not after start {start:g}")
+    require(end > start, f"{where}: end {end:g} is not after start {start:g}")
     times = [f"{start:g}", f"{start:.3f}", f"{start:g}_{end:g}", f"{start:.3f}_{end:.3f}", f"{1000 * start:.0f}",
              f"{1000 * start:.0f}_{1000 * end:.0f}"]
     names = [*(f"{ytid}_{t}" for t in times), f"[{ytid}]-[{start:g}-{end:g}]", *(f"Y{ytid}_{t}" for t in times), "Y" + ytid, ytid]
@@ -71,13 +70,12 @@ def mtat(args, text_files, audio_files):
     for where, row in read_records(find_text(args, text_files, "annotations_final.csv"), ("clip_id", "mp3_path"), "\t"):
         header = header or [column for column in row if column not in ("clip_id", "mp3_path")]
         path = row["mp3_path"]
-        if not re.match(r"[0-9a-f]/.", path):
-            raise UserError(f"{where}: mp3_path '{path}' does not begin with one of the folders 0/ to f/")
+        require(re.match(r"[0-9a-f]/.", path), f"{where}: mp3_path '{path}' does not begin with one of the folders 0/ to f/")
         split = "train" if path[0] <= "b" else "valid" if path[0] == "c" else "test"
         rows.append({"id": row["clip_id"], "audio": [path, Path(path).name], "split": split,
                      "text": by_source(sf=names.get(row["clip_id"], [])), "tags": [tag for tag in header if row[tag] == "1"]})
-    by_use = Counter([*header, *(tag for row in rows for tag in row["tags"])]).most_common()      # header: also unused tags
-    order = [tag for tag, _ in by_use]
+    used = Counter([*header, *(tag for row in rows for tag in row["tags"])])      # header: also tags without use, in its order
+    order = [tag for tag, _ in used.most_common()]
     kept = [row for row in rows if not args.tagged or set(row["tags"]) & set(order[:50])]
     notes = [f"{len(rows) - len(kept)} clips have none of the 50 tags; left out"] if args.tagged else []
     return kept, {"top50": order[:50], f"all{len(order)}": order}, notes
@@ -90,8 +88,8 @@ def ontology_sets(classes, labelled):
     "Music genre" (all 25). Mu-141 is the labelled classes at or below "Musical instrument" (80), below "Music genre" (52) and below
     "Music role" (9), so all but "Music" itself, the seven moods and "Song". Raises UserError for a missing class."""
     names, ids = ("Music", "Music genre", "Music role", "Musical instrument"), {entry["name"]: i for i, entry in classes.items()}
-    if missing := [name for name in names if name not in ids]:
-        raise UserError(f"the ontology has no class named {', '.join(missing)}; is it AudioSet's?")
+    missing = [name for name in names if name not in ids]
+    require(not missing, f"the ontology has no class named {', '.join(missing)}; is it AudioSet's?")
     music, *parts = ({ids[name], *below(classes, name)} for name in names)
     sets = {"Gen-25": set(classes[ids["Music genre"]]["child_ids"]), "Mu-141": set.union(*parts)}
     return music, {name: [classes[key]["name"] for key in classes if key in ids & labelled] for name, ids in sets.items()}
@@ -112,11 +110,10 @@ def audioset(args, text_files, audio_files):
             for where, cells in read_csv(segment_file):
                 if cells[0].startswith("#") or cells[0].upper() == "YTID":
                     continue
-                if len(cells) < 4:
-                    raise UserError(f"{where}: {len(cells)} cells; there should be YTID, start, end, labels")
+                require(len(cells) > 3, f"{where}: {len(cells)} cells; there should be YTID, start, end, labels")
                 ids = re.findall(r'[^\s",]+', ",".join(cells[3:]))
-                if unknown := [key for key in ids if key not in classes]:
-                    raise UserError(f"{where}: class {unknown[0]} is not in {path}; take both from the same page")
+                unknown = ", ".join(key for key in ids if key not in classes)
+                require(not unknown, f"{where}: class {unknown} is not in {path}; take both from the same page")
                 if args.all_sounds or not music.isdisjoint(ids):
                     tags = [classes[key]["name"] for key in ids]
                     row = clip_row(*cells[:3], where, "eval" in Path(segment_file).name.lower(), 0.02)
@@ -144,8 +141,7 @@ def jamendo(args, text_files, audio_files):
     paths = [path for path in find_text(args, text_files, f"{stem}-*.tsv", several=True) if of_split.match(Path(path).parent.name)]
     files = {split: find_text(args, paths, f"{stem}-{name}.tsv", optional=True)
              for split, name in zip(SPLITS, ("train", "validation", "test"))}
-    if not any(files.values()):
-        raise UserError(f"{args.source}: no {stem}-train.tsv, -validation.tsv or -test.tsv for split {args.split}")
+    require(any(files.values()), f"{args.source}: no {stem}-train.tsv, -validation.tsv or -test.tsv for split {args.split}")
     meta = find_text(args, text_files, "raw.meta.tsv", optional=True)
     names = read_names(meta, "TRACK_ID", ("TRACK_NAME", "ARTIST_NAME", "ALBUM_NAME"), quoted=False) if meta else {}
     rows, used = [], Counter()      # used: (category, tag)
@@ -153,8 +149,7 @@ def jamendo(args, text_files, audio_files):
         for where, cells in read_csv(files[split], "\t", quoted=False):      # lines have more tags than the header has columns
             if cells[0] == "TRACK_ID":
                 continue
-            if len(cells) < 6:
-                raise UserError(f"{where}: {len(cells)} cells, not TRACK_ID, ARTIST_ID, ALBUM_ID, PATH, DURATION, TAGS")
+            require(len(cells) > 5, f"{where}: {len(cells)} cells, not TRACK_ID, ARTIST_ID, ALBUM_ID, PATH, DURATION, TAGS")
             tags = [tuple(cell.strip().rpartition("---")[::2]) for cell in cells[5:] if cell.strip()]
             used.update(tags)
             path, name, tags = cells[3].removesuffix(".mp3"), Path(cells[3]).stem, list(dict.fromkeys(tag for _, tag in tags))
@@ -177,18 +172,18 @@ def fma(args, text_files, audio_files):
     table = read_csv(path)
     groups, names, last = (next(table, ("", []))[1] for _ in range(3))      # three header lines
     index = {column: i for i, column in enumerate(zip(groups, names))}
-    if last[:1] != ["track_id"] or not set(columns) <= index.keys():
-        raise UserError(f"{path}: not FMA's tracks.csv, whose three header lines are groups, columns and track_id")
+    require(last[:1] == ["track_id"] and set(columns) <= index.keys(),
+            f"{path}: not FMA's tracks.csv, whose three header lines are groups, columns and track_id")
     for where, cells in table:
-        if len(cells) != len(groups) or not cells[0].isdigit():
-            raise UserError(f"{where}: {len(cells)} cells beginning with '{cells[0][:20]}' under {len(groups)} columns")
+        require(len(cells) == len(groups) and cells[0].isdigit(),
+                f"{where}: {len(cells)} cells beginning with '{cells[0][:20]}' under {len(groups)} columns")
         split, subset, title, artist, album, tags, *about, all_genres = (cells[index[column]] for column in columns)
         if args.subset == "large" or subset in ("small", args.subset):      # medium contains small
-            track, known = f"{int(cells[0]):06d}", [genres[key] for key in read_list(all_genres, where, "genres_all") if key in genres]
+            track, ids = f"{int(cells[0]):06d}", read_list(all_genres, where, "genres_all")
             sf = [*map(clean_text, (title, artist, album)), *read_list(tags, where, "tags")]
             lf = [html.unescape(re.sub("<[^>]*>", " ", page)) for page in about]
             rows.append({"id": track, "audio": [f"{track[:3]}/{track}", track], "split": read_split(split, where),
-                         "text": by_source(sf=sf, lf=lf), "tags": known})
+                         "text": by_source(sf=sf, lf=lf), "tags": [genres[key] for key in ids if key in genres]})
     return rows, {"top": list(dict.fromkeys(top)), "all": list(dict.fromkeys(genres.values()))}, []
 
 
@@ -200,10 +195,9 @@ def gtzan(args, text_files, audio_files):
              for row in read_csv(find_text(args, text_files, f"{split}_filtered.txt"), "\t", quoted=False))
     for split, where, (name, *_) in names if filtered else ((None, None, [path]) for path in audio_files):
         match = re.search(r"(?:^|[/\\])([a-z]+\.\d{4}(\d))(\.\w+)?$", name.strip())
+        require(match or not filtered, f"{where}: '{name[:40]}' should be like blues/blues.00029.wav")
         if match:
             tracks[match[1]] = split or ("train" if match[2] < "7" else "valid" if match[2] == "7" else "test")
-        elif filtered:
-            raise UserError(f"{where}: '{name[:40]}' should be like blues/blues.00029.wav")
     notes = ["no train_filtered.txt: split by number, artists are on both sides, so figures will be too good"] * (not filtered)
     rows = [{"id": track, "audio": [f"{track.split('.')[0]}/{track}", track], "split": split, "text": {},
              "tags": [track.split(".")[0]], "suspect": track == "jazz.00054"} for track, split in sorted(tracks.items())]

@@ -11,8 +11,7 @@ from tqdm import tqdm
 from mulan_min import audio
 from mulan_min.audio import AudioError, open_audio, read_window
 from mulan_min.datasets.importing import check_paths, files_below, path_in_manifest, write_collection
-from mulan_min.datasets.tables import AUDIO_SUFFIXES, by_source, clean_text, distinct
-from mulan_min.errors import UserError
+from mulan_min.datasets.tables import AUDIO_SUFFIXES, by_source, clean_text, distinct, require
 from mulan_min.mining.text_rules import FILE_COMMENT
 
 # words in folder names that describe the storage and not the music
@@ -103,7 +102,6 @@ def joined_groups(tracks):
         while parent.setdefault(name, name) != name:
             name = parent[name]
         return name
-
     untagged = {track.folder for track in tracks if track.group == track.folder}
     for track in tracks:
         if track.folder in untagged:
@@ -155,8 +153,7 @@ def import_folder(music, out, seed=0, test_share=0.2, min_seconds=10.0, check=Fa
     and without `overwrite` when there is a collection in `out`."""
     music, out, skipped = Path(music).resolve(), Path(out).resolve(), []
     check_paths(music, "folder", out, overwrite)
-    if not 0 <= test_share <= 0.5:
-        raise UserError(f"--test-share {test_share:g} must be between 0 and 0.5")
+    require(0 <= test_share <= 0.5, f"--test-share {test_share:g} must be between 0 and 0.5")
     files = sorted(music / name for name in files_below(music, AUDIO_SUFFIXES, skipped))
     tracks, left_out = read_tracks(files, music, min_seconds, check)
     groups = joined_groups(tracks)

@@ -21,6 +21,12 @@ ITEM = r"""(?:np\.\w+\()?('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|(?i:none|nan|null|
 LIST = re.compile(rf"[\[({{](?:\s*{ITEM}(?:\s*,|(?=[\s\])}}])))*\s*[\])}}]", re.S)
 
 
+def require(condition, message):
+    """Raises UserError with this message unless the condition is true."""
+    if not condition:
+        raise UserError(message)
+
+
 def suffix_of(name):
     """The suffix of a file name in lower case."""
     return os.path.splitext(name)[1].lower()
@@ -30,10 +36,8 @@ def find_text(args, text_files, pattern, optional=False, several=False):
     """The path in `text_files` whose file name matches; a missing optional file is None. With `several`, a list of paths. Raises
     UserError when there are too few or too many."""
     paths = [path for path in text_files if fnmatch(Path(path).name.lower(), pattern)]
-    if not paths and not optional:
-        raise UserError(f"{args.source}: no {pattern} in it or below; tutorials/datasets.md says where to get it")
-    if len(paths) > 1 and not several:
-        raise UserError(f"{args.source}: has {len(paths)} files {pattern} ({', '.join(paths[:3])}); keep only one")
+    require(paths or optional, f"{args.source}: no {pattern} in it or below; tutorials/datasets.md says where to get it")
+    require(len(paths) < 2 or several, f"{args.source}: has {len(paths)} files {pattern} ({', '.join(paths[:3])}); keep only one")
     return paths if several else paths[0] if paths else None
 
 
@@ -56,7 +60,6 @@ def read_csv(path, delimiter=",", quoted=True):
                 if any(map(str.strip, cells)):
                     yield f"{path}, line {reader.line_num}", cells
         except csv.Error as error:
-            check_quotes(path, reader.line_num, lines, delimiter, width)
             raise UserError(f"{path}, line {reader.line_num}: {error}; unpack or download the file again") from None
 
 
@@ -69,9 +72,9 @@ def check_quotes(path, last, lines, delimiter, width):
         first, count = (len(re.findall(r"\r\n?|\n", part)) for part in (text[:cell.start()], cell[1]))
         rows = (line.split(delimiter) for line in lines[first + 1:first + 1 + count] if line.count(delimiter) == width - 1)
         swallowed = any(suffix_of(name.strip(' "\r\n')) in AUDIO_SUFFIXES for row in rows for name in row)
-        if not cell[2] or count and (cell[3] is None or swallowed):
-            raise UserError(f"{path}, line {last - len(lines) + 1 + first}: a quote opens here and is not closed in its own row; "
-                            "close it, double it or delete it")
+        where = f"{path}, line {last - len(lines) + 1 + first}"
+        require(cell[2] and not (count and (cell[3] is None or swallowed)),
+                f"{where}: a quote opens here and is not closed in its own row; close it, double it or delete it")
 
 
 def read_records(path, columns, delimiter=",", quoted=True):
@@ -79,12 +82,11 @@ def read_records(path, columns, delimiter=",", quoted=True):
     when the header lacks one of `columns` or a line has more cells than the header."""
     table = read_csv(path, delimiter, quoted)
     header = [cell.strip() for cell in next(table, ("", []))[1]]
-    if missing := [column for column in columns if column not in header]:
-        shown = ", ".join(header[:20]) + (", ..." if len(header) > 20 else "")
-        raise UserError(f"{path}: no column {', '.join(map(repr, missing))}; there are: {shown or 'none'}")
+    missing = ", ".join(repr(column) for column in columns if column not in header)
+    shown = ", ".join(header[:20]) + (", ..." if len(header) > 20 else "")
+    require(not missing, f"{path}: no column {missing}; there are: {shown or 'none'}")
     for where, cells in table:
-        if len(cells) > len(header):
-            raise UserError(f"{where}: {len(cells)} cells under {len(header)} columns; is a quote missing?")
+        require(len(cells) <= len(header), f"{where}: {len(cells)} cells under {len(header)} columns; is a quote missing?")
         yield where, dict(zip(header, cells + [""] * (len(header) - len(cells))))
 
 
@@ -106,8 +108,7 @@ def read_list(cell, where, column, needed=True):
         with suppress(ValueError, SyntaxError):      # JSON may write / as \/, and an emoji as two surrogates
             return [ast.literal_eval(item.replace(r"\/", "/")).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
                     if item[0] in "'\"" else item for item in items]
-    if needed:
-        raise UserError(f"{where}: {column} '{' '.join(cell.split())[:40]}' is not a list like ['one', 'two']")
+    require(not needed, f"{where}: {column} '{' '.join(cell.split())[:40]}' is not a list like ['one', 'two']")
 
 
 def clean_text(text):
