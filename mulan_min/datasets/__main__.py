@@ -35,8 +35,7 @@ def make_parser():
     made["audioset"].add_argument("--labels-only", action="store_true", help="write labels.json alone; needs no audio")
     made["jamendo"].add_argument("--split", type=int, default=0, help="which of the five splits, 0 to 4 [0]")
     made["jamendo"].add_argument("--subset", default="top50tags", choices="all top50tags genre instrument moodtheme".split())
-    made["fma"].add_argument("--subset", default="large", choices=("small", "medium", "large"),
-                             help="the tracks to import; large is all of them, also for the full-length files [large]")
+    made["fma"].add_argument("--subset", default="large", choices=("small", "medium", "large"), help="large has all tracks [large]")
     for name in ("audio", "id", "split", "start", "duration"):
         made["csv"].add_argument(f"--{name}", metavar="COLUMN", required=name == "audio", help=f"column of the {name}")
     for name in (*SOURCES, "tags"):

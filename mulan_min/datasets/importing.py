@@ -54,8 +54,7 @@ def index_by_name(paths):
 
 def find_audio(index, folder, names):
     """The first of `names` for which there is a file -> (path, name), or (None, None). A name matches every path that ends in it,
-    whatever the audio suffix and the Unicode form. If several match, files that can be read come first, then a path with the suffix
-    of the name, then the alphabetical order decides."""
+    with any audio suffix and Unicode form. Of several, readable ones come first, then the name's suffix, then the alphabet."""
     for name in filter(None, names):
         forms = [name, normalize("NFC", name), normalize("NFD", name)]
         if os.path.isabs(name) and any(os.path.isfile(found := path) for path in forms):
@@ -125,8 +124,7 @@ def choose_splits(files):
 
 
 def import_dataset(args):
-    """Writes a collection (see `write_collection`) to `args.out` -> report as text. `args` is the command line of __main__.py.
-    Nothing is written when a UserError is raised."""
+    """Writes a collection to `args.out` -> report. `args` comes from __main__.py. After a UserError nothing is written."""
     kind, home = ("file", args.source.parent) if args.dataset == "csv" else ("folder", args.source)
     check_paths(args.source, kind, args.out, args.overwrite)
     folder, skipped = args.audio_dir or home, []
@@ -155,9 +153,8 @@ def check_paths(source, kind, out, overwrite):
 
 
 def write_collection(folder, out, lines, left_out, skipped, notes, labels, playlists, **columns):
-    """Writes manifest.jsonl, labels.json, playlists.jsonl and left_out.txt to `out`, without empty ones -> report as text. `lines`
-    are of the manifest, with audio in `folder`; left_out: {reason: [(id, detail)]}; skipped: see `files_below`; columns: see
-    `split_table`. Raises UserError when there are no lines."""
+    """Writes manifest.jsonl, labels.json, playlists.jsonl and left_out.txt to `out` -> report. lines: of the manifest; left_out:
+    {reason: [(id, detail)]}; skipped: see `files_below`; columns: see `split_table`. Raises UserError when there are no lines."""
     entries = [(reason, *entry) for reason in left_out for entry in left_out[reason]]
     counts = ", ".join(f"{len(left_out[reason])} {reason}" for reason in left_out)
     unreadable = conversion([line["audio"] for line in lines] + [d.partition(": ")[0] for _, d in left_out["unreadable"]], folder)
@@ -193,14 +190,12 @@ def advice(lines, out):
         shares = ",".join(f"{source}={share}" for source, share in label_files.SOURCES.items() if source in ratio)
         data, run = shlex.quote(path_in_manifest(out, Path.cwd())), shlex.quote(f"runs/{out.name}")
         return f"python train.py --audio resnet50 --data {data} --ratio {shares} --run {run}"
-    remedy = "add recordings, or choose other splits (--split, --test-share)" if lines else (
-        "give text (csv: --sf, --lf, --pl or --aset; folder: titles in the files) or, if there are tags, --tags-as-aset")
+    remedy = "add recordings or change the splits" if lines else "give text: titles in the files, --sf COLUMN or --tags-as-aset"
     return f"training needs two train and two valid recordings with text, here are {train} and {valid}; {remedy}"
 
 
 def split_table(lines, **extra):
-    """Recordings of each split, and how many of them have text of each source and tags. `extra` holds more columns as
-    heading=function of a split's lines."""
+    """Recordings of each split, and how many have text of each source and tags. `extra`: heading=function of a split's lines."""
     rows = []
     for split in SPLITS:
         part = [line for line in lines if line["split"] == split]

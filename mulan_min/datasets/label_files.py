@@ -2,13 +2,12 @@
 
 Each function takes (args, text_files, audio_files): the values of the command line, the paths of all .csv, .tsv, .txt and .json
 files in or below `args.source`, and the paths of all audio files relative to the audio folder. It returns (rows, labels, notes):
-an iterable of dicts, the label sets for labels.json, and lines for the report. A row is a line of the manifest (see data.py), with
-these differences:
+an iterable of dicts, the label sets for labels.json, and lines for the report. A row is a line of the manifest, except for
 
-    "audio"     a list of names; the first one that exists is used. "f/song.mp3" stands for any file whose path ends in it,
-                with any audio suffix; "song" for such a file in any folder.
+    "audio"     a list of names, of which the first that exists is used: "f/song.mp3" is any file whose path ends in it, with any
+                audio suffix, and "song" is such a file in any folder
     "clip"      (start, duration) in seconds, if the last name is the whole video from which the recording was cut
-    "split"     None if it is to be chosen by the audio, so that all rows of a file are on one side
+    "split"     None if it depends on the audio, so that all rows of a file are on one side
     "suspect"   True if the file is known to be damaged in some copies
 
 Bad files raise UserError with file and line. What a dataset leaves open is our choice, and the function says so.
@@ -21,7 +20,6 @@ from zlib import crc32
 
 from mulan_min.data import SPLITS
 from mulan_min.datasets.tables import by_source, clean_text, find_text, read_csv, read_list, read_records, read_seconds, require
-from mulan_min.errors import UserError
 from mulan_min.ontology import below, read_ontology
 
 SOURCES = {"sf": 2, "lf": 2, "pl": 1, "aset": 1}      # and their shares of a batch; paper
@@ -30,15 +28,13 @@ SPLIT_NAMES = {"train": "train training tr", "valid": "valid validation val dev"
 
 def read_split(cell, where):
     """A cell with a usual name of a split -> "train", "valid" or "test". Raises UserError for another name."""
-    for split, names in SPLIT_NAMES.items():
-        if cell.lower() in names.split():
-            return split
-    raise UserError(f"{where}: split '{cell}' is not one of {', '.join(' '.join(SPLIT_NAMES.values()).split())}")
+    splits = [split for split, names in SPLIT_NAMES.items() if cell.lower() in names.split()]
+    require(splits, f"{where}: split '{cell}' is not one of {' '.join(SPLIT_NAMES.values())}")
+    return splits[0]
 
 
 def split_by_hash(key, valid, test=0.0):
-    """The split of a recording, by a hash of its key, so it is the same on every machine. About the shares `valid` and `test` of
-    all keys go to these splits, the others to train."""
+    """The split of a key by its hash, on every machine the same: about the shares `valid` and `test` of all keys, or train."""
     position = crc32(key.encode("utf-8", "surrogateescape")) / 2**32
     return "test" if position < test else "valid" if position < test + valid else "train"
 
@@ -49,9 +45,8 @@ def read_names(path, key, columns, quoted=True):
 
 
 def clip_row(ytid, start, end, where, evaluation, valid_share):
-    """The id, audio names, clip and split of a row, for a clip from second `start` to `end` of a YouTube video (two cells). The
-    names are those of the usual downloaders; the last one is that of the whole video. Clips of AudioSet's evaluation are test;
-    about `valid_share` of the others are valid (our choice). Raises UserError for an invalid time."""
+    """A row without text: `start` to `end` (two cells, s) of a YouTube video, under the names that the usual downloaders give, the
+    whole video's last. AudioSet's evaluation is test; about `valid_share` of the others are valid (our choice)."""
     start, end = read_seconds(start, where, "start"), read_seconds(end, where, "end")
     require(end > start, f"{where}: end {end:g} is not after start {start:g}")
     times = [f"{start:g}", f"{start:.3f}", f"{start:g}_{end:g}", f"{start:.3f}_{end:.3f}", f"{1000 * start:.0f}",
@@ -206,9 +201,8 @@ def gtzan(args, text_files, audio_files):
 
 def csv(args, text_files, audio_files):
     """Any csv file with a header; the options name its columns. A cell holds one text, or several as a list (see `read_list`) or
-    between `args.separator`. Other text in brackets, such as [Untitled], is a text. But a cell that should be a list and cannot be
-    read as one raises UserError: of tags or ASET, if it begins with [ or {; of other sources, if its first and last item have
-    quotes. Without a column for the split, 10 % of the files are valid and 10 % test (our choice)."""
+    between `args.separator`. [Untitled] is a text. But a cell that is no list raises UserError if it begins with [ or { and holds
+    tags or ASET, and if its first and last item have quotes. Without a split column, 10 % are valid and 10 % test (our choice)."""
     with open(args.source, encoding="utf-8-sig", errors="replace") as file:
         delimiter = max("\t,;", key=file.readline().count)
     columns = {name: getattr(args, name) for name in ("id", "audio", "split", "start", "duration")}      # a column or None
@@ -224,8 +218,8 @@ def csv(args, text_files, audio_files):
         cells = {name: row[column].strip() if column else "" for name, column in columns.items()}
         text = by_source(**{source: [text for column in names for text in texts(source, column, where, row[column].strip())]
                             for source, names in text_columns.items()})
-        names = [cells["audio"], cells["audio"].replace("\\", "/")]      # the second: written on Windows
-        rows.append({"id": cells["id"] or cells["audio"] or where, "audio": names, "text": text, "tags": text.pop("tags", []),
+        rows.append({"id": cells["id"] or cells["audio"] or where, "text": text, "tags": text.pop("tags", []),
+                     "audio": [cells["audio"], cells["audio"].replace("\\", "/")],      # the second: written on Windows
                      "split": read_split(cells["split"], where) if args.split else None,
                      **{key: read_seconds(cells[key], where, columns[key]) for key in ("start", "duration") if cells[key]}})
     tags = [tag for tag, _ in Counter(tag for row in rows for tag in row["tags"]).most_common()]

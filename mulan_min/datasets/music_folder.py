@@ -1,7 +1,6 @@
 """Turns a folder of music into a manifest folder. The texts come from the tags and names of the files."""
 import math
 import re
-import zlib
 from collections import Counter, defaultdict, namedtuple
 from pathlib import Path
 
@@ -67,13 +66,11 @@ def read_tracks(files, music, min_seconds, check):
             track = read_track(path, music)
             if check:
                 audio.check(path)
+            tracks.append(track)
         except AudioError as error:
             left_out["unreadable"].append((path.relative_to(music).as_posix(), str(error)))
-            continue
-        if track.seconds < min_seconds:
-            left_out["too short"].append((track.id, f"{track.seconds} s"))
-        else:
-            tracks.append(track)
+    left_out["too short"] = [(track.id, f"{track.seconds} s") for track in tracks if track.seconds < min_seconds]
+    tracks = [track for track in tracks if track.seconds >= min_seconds]
     copies = find_copies(tracks, music)      # a copy could be in another split
     left_out["twice"] = [(copy, f"{copy} has the same audio as {first}") for copy, first in copies.items()]
     return [track for track in tracks if track.id not in copies], left_out
@@ -87,7 +84,7 @@ def find_copies(tracks, music):
         common = Counter(keys.values())
         for track in tqdm([t for t in tracks if common[keys[t.id]] > 1], desc="looking for copies", unit="file", disable=None):
             try:
-                keys[track.id] += tuple(zlib.crc32(read_window(music / track.id, *part)) for part in parts(track.seconds))
+                keys[track.id] += tuple(hash(read_window(music / track.id, *part).tobytes()) for part in parts(track.seconds))
             except AudioError:
                 keys[track.id] = (track.id,)      # a damaged file is like no other
     first = {}
@@ -102,6 +99,7 @@ def joined_groups(tracks):
         while parent.setdefault(name, name) != name:
             name = parent[name]
         return name
+
     untagged = {track.folder for track in tracks if track.group == track.folder}
     for track in tracks:
         if track.folder in untagged:
@@ -111,9 +109,8 @@ def joined_groups(tracks):
 
 def split_groups(groups, test_share, seed):
     """The group of each track -> the split of each track; a group is never divided. valid gets half of the test share. Groups are
-    taken from the largest, which is always in train, to the smallest, and each goes to the split that lacks most tracks. So the
-    sizes come close to the shares even with few albums. But the last tracks go where they are needed: train and valid need two for
-    training, test needs one. The seed orders groups of equal size."""
+    taken from the largest, which is in train, to the smallest; the seed orders equal ones. Each goes to the split that lacks most
+    tracks. But the last go where they are needed: train and valid need two tracks for training, test needs one."""
     sizes = Counter(groups)
     order = sorted(sizes)
     np.random.default_rng((seed, 0)).shuffle(order)
@@ -147,10 +144,9 @@ def playlists(tracks):
 
 
 def import_folder(music, out, seed=0, test_share=0.2, min_seconds=10.0, check=False, overwrite=False):
-    """Writes a collection (see `write_collection`) of all music below the folder `music` to `out` -> report as text. SF text is a
-    file's title (or its name), artist, album and genres; LF its comment; PL the names of the two nearest folders. There is no ASET
-    text. `check` decodes each file to its end instead of trusting its header. Raises UserError when there is nothing to import,
-    and without `overwrite` when there is a collection in `out`."""
+    """Writes a collection of all music below the folder `music` to `out` -> report. SF text is a file's title (or its name),
+    artist, album and genres; LF its comment; PL the names of the two nearest folders. `check` decodes each file to its end. Raises
+    UserError when there is nothing to import, and without `overwrite` when there is a collection in `out`."""
     music, out, skipped = Path(music).resolve(), Path(out).resolve(), []
     check_paths(music, "folder", out, overwrite)
     require(0 <= test_share <= 0.5, f"--test-share {test_share:g} must be between 0 and 0.5")
@@ -164,7 +160,6 @@ def import_folder(music, out, seed=0, test_share=0.2, min_seconds=10.0, check=Fa
                                 pl=distinct(track.folders)[:2])} for track, split in zip(tracks, splits)]
     group_of = {track.id: group for track, group in zip(tracks, groups)}
     notes = [] if by_album else ["fewer than three albums or folders: split by track, so figures will be too good"]
-    return write_collection(music, out, lines, left_out, skipped, notes, labels=None,
-                            playlists=playlists([track for track, split in zip(tracks, splits) if split == "test"]),
-                            hours=lambda part: f"{sum(line['duration'] for line in part) / 3600:.1f}",
-                            albums=lambda part: len({group_of[line["id"]] for line in part}))
+    test = playlists([track for track, split in zip(tracks, splits) if split == "test"])
+    return write_collection(music, out, lines, left_out, skipped, notes, None, test, albums=lambda part: len(
+        {group_of[line["id"]] for line in part}), hours=lambda part: f"{sum(line['duration'] for line in part) / 3600:.1f}")

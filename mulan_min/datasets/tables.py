@@ -83,8 +83,7 @@ def read_records(path, columns, delimiter=",", quoted=True):
     table = read_csv(path, delimiter, quoted)
     header = [cell.strip() for cell in next(table, ("", []))[1]]
     missing = ", ".join(repr(column) for column in columns if column not in header)
-    shown = ", ".join(header[:20]) + (", ..." if len(header) > 20 else "")
-    require(not missing, f"{path}: no column {missing}; there are: {shown or 'none'}")
+    require(not missing, f"{path}: no column {missing}; there are: {', '.join(header[:20]) or 'none'}")
     for where, cells in table:
         require(len(cells) <= len(header), f"{where}: {len(cells)} cells under {len(header)} columns; is a quote missing?")
         yield where, dict(zip(header, cells + [""] * (len(header) - len(cells))))
@@ -119,8 +118,7 @@ def clean_text(text):
 
 
 def distinct(texts):
-    """The texts in their order, each on one line with single spaces. Empty texts are left out. If texts differ only in case, the
-    first one stays."""
+    """The texts in their order, each on one line, without empty ones and ones that differ from an earlier one only in case."""
     first = {}
     for text in filter(None, (" ".join(normalize("NFC", text).split()) for text in texts)):
         first.setdefault(text.lower(), text)
