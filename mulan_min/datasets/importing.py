@@ -159,8 +159,7 @@ def write_collection(folder, out, lines, left_out, skipped, notes, labels, playl
     counts = ", ".join(f"{len(left_out[reason])} {reason}" for reason in left_out)
     unreadable = conversion([line["audio"] for line in lines] + [d.partition(": ")[0] for _, d in left_out["unreadable"]], folder)
     if not lines:
-        hints = [f"the first: {', '.join(entry[1:])}" for entry in entries[:1]] + unreadable
-        hints += ["is the audio elsewhere? See --audio-dir"] if "missing" in left_out else []
+        hints = [f"the first: {', '.join(e[1:])}" for e in entries[:1]] + unreadable + ["see --audio-dir"] * ("missing" in left_out)
         raise UserError(f"{folder}: no recording to import ({counts}); {'; '.join(hints)}")
     for name, content, write in (("labels.json", labels, write_json), ("playlists.jsonl", playlists, write_jsonl)):
         (out / name).unlink(missing_ok=True) if not content else write(out / name, content)

@@ -119,8 +119,7 @@ def audioset(args, text_files, audio_files):
 
 def musiccaps(args, text_files, audio_files):
     """MusicCaps. LF: the caption. SF: the aspects. AudioSet's evaluation is test; 10 % of the others are valid (our choice)."""
-    columns = ("ytid", "start_s", "end_s", "aspect_list", "caption", "is_audioset_eval")
-    rows = []
+    rows, columns = [], ("ytid", "start_s", "end_s", "aspect_list", "caption", "is_audioset_eval")
     for where, row in read_records(find_text(args, text_files, "*musiccaps*.csv"), columns):
         ytid, start, end, aspects, caption, evaluation = (row[column] for column in columns)
         text = by_source(sf=read_list(aspects, where, "aspect_list"), lf=[caption])

@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from mulan_min import audio
-from mulan_min.audio import AudioError, open_audio, read_window
+from mulan_min.audio import AudioError, check, open_audio, read_window
 from mulan_min.datasets.importing import check_paths, files_below, path_in_manifest, write_collection
 from mulan_min.datasets.tables import AUDIO_SUFFIXES, by_source, clean_text, distinct, require
 from mulan_min.mining.text_rules import FILE_COMMENT
@@ -58,14 +57,14 @@ def read_track(path, music):
                  tuple(filter(None, genres)), clean_comment(tags.get("comment", "")), folders, folder, group)
 
 
-def read_tracks(files, music, min_seconds, check):
+def read_tracks(files, music, min_seconds, decode):
     """Reads the tags of all files -> (list of Track, {reason: [(id, detail)] of the files left out})."""
     tracks, left_out = [], {"unreadable": [], "too short": [], "twice": []}
     for path in tqdm(files, desc="reading tags", unit="file", disable=None):
         try:
             track = read_track(path, music)
-            if check:
-                audio.check(path)
+            if decode:
+                check(path)
             tracks.append(track)
         except AudioError as error:
             left_out["unreadable"].append((path.relative_to(music).as_posix(), str(error)))
@@ -111,13 +110,12 @@ def split_groups(groups, test_share, seed):
     """The group of each track -> the split of each track; a group is never divided. valid gets half of the test share. Groups are
     taken from the largest, which is in train, to the smallest; the seed orders equal ones. Each goes to the split that lacks most
     tracks. But the last go where they are needed: train and valid need two tracks for training, test needs one."""
-    sizes = Counter(groups)
+    sizes, left, splits = Counter(groups), len(groups), {}
     order = sorted(sizes)
     np.random.default_rng((seed, 0)).shuffle(order)
     shares = {"train": 1 - 1.5 * test_share, "test": test_share, "valid": test_share / 2}
     lacking = {split: share * len(groups) for split, share in shares.items() if share > 0}
     needs = {split: tracks for split, tracks in (("train", 2), ("valid", 2), ("test", 1)) if split in lacking}
-    left, splits = len(groups), {}
     for group in sorted(order, key=lambda g: -sizes[g]):
         left -= sizes[group]
         after = {split: needs | {split: max(0, needs[split] - sizes[group])} for split in lacking}
