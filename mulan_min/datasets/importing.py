@@ -201,8 +201,7 @@ def split_table(lines, **extra):
         with_text = (sum(source in line["text"] for line in part) for source in label_files.SOURCES)
         with_tags = sum(bool(line.get("tags")) for line in part)
         rows.append([split, len(part), *(column(part) for column in extra.values()), *with_text, with_tags])
-    headings = [f"with {source.upper()}" for source in label_files.SOURCES]
-    return format_table(rows, ["split", "recordings", *extra, *headings, "with tags"])
+    return format_table(rows, ["split", "recordings", *extra, *(f"with {s.upper()}" for s in label_files.SOURCES), "with tags"])
 
 
 def text_table(lines):

@@ -54,8 +54,8 @@ def read_csv(path, delimiter=",", quoted=True):
         try:
             for cells in reader:
                 width = width or len(cells)
-                if len(lines) > 1:
-                    check_quotes(path, reader.line_num, lines, delimiter, width)
+                if quoted and (len(lines) > 1 or len(cells) < width):
+                    check_quotes(path, reader.line_num, lines, delimiter, width, cells)
                 lines.clear()
                 if any(map(str.strip, cells)):
                     yield f"{path}, line {reader.line_num}", cells
@@ -63,18 +63,19 @@ def read_csv(path, delimiter=",", quoted=True):
             raise UserError(f"{path}, line {reader.line_num}: {error}; unpack or download the file again") from None
 
 
-def check_quotes(path, last, lines, delimiter, width):
-    """Raises UserError if a quote opens a cell and closes too late. `lines` are those of one row; `last` numbers the last one. A
-    cell may have many lines. Its quote closes too late if that is at the end of the file, if more text follows in the same cell, or
-    if one of the lines looks like a row: it has `width` cells, and one of them names an audio file (our choice)."""
-    text, spaces = "".join(lines), " *" if delimiter == "," else ""
-    for cell in re.finditer(rf'(?:^|{delimiter}){spaces}"([^"]*(?:""[^"]*)*)("?) *(?=({delimiter}|[\r\n]|$)?)', text):
-        first, count = (len(re.findall(r"\r\n?|\n", part)) for part in (text[:cell.start()], cell[1]))
-        rows = (line.split(delimiter) for line in lines[first + 1:first + 1 + count] if line.count(delimiter) == width - 1)
-        swallowed = any(suffix_of(name.strip(' "\r\n')) in AUDIO_SUFFIXES for row in rows for name in row)
-        where = f"{path}, line {last - len(lines) + 1 + first}"
-        require(cell[2] and not (count and (cell[3] is None or swallowed)),
-                f"{where}: a quote opens here and is not closed in its own row; close it, double it or delete it")
+def check_quotes(path, last, lines, delimiter, width, cells):
+    """Raises UserError if a quote opens a cell of a row and closes too late. `lines` are the row's; `last` numbers the last one. A
+    cell may have many lines. Its quote closes too late at the end of the file, before more text (if there are line ends in it, or
+    too few `cells`), or after a line that looks like a row: `width` cells, and an audio file where `cells` have one (our choice)."""
+    text, space = "".join(lines), " *" if delimiter == "," else ""
+    pattern = rf'(?:^|{delimiter}){space}(?:"([^"]*(?:""[^"]*)*)("?) *(?=({delimiter}|[\r\n]|$)?)|[^{delimiter}\r\n]*)'
+    for column, cell in enumerate(re.finditer(pattern, text)):
+        rows = [line.split(delimiter) for line in re.split(r"\r\n?|\n", cell[1] or "")[1:]]
+        swallowed = any(len(row) == (column + 1 if row is rows[-1] else width) and
+                        any({suffix_of(a), suffix_of(b)} <= AUDIO_SUFFIXES for a, b in zip(row, cells)) for row in rows)
+        first = last - len(lines) + 1 + len(re.findall(r"\r\n?|\n", text[:cell.start()]))
+        require(cell[1] is None or cell[2] and not swallowed and (cell[3] is not None or not rows and len(cells) >= width),
+                f"{path}, line {first}: a quote opens here and is not closed in its own row; close it, double it or delete it")
 
 
 def read_records(path, columns, delimiter=",", quoted=True):
