@@ -41,7 +41,7 @@ def files_below(folder, suffixes, left_out=None):
 
 def without_suffix(path):
     """Removes a suffix of audio files and composes accents: "a/01. x.mp3" -> "a/01. x". "a/01. x" stays as it is."""
-    return normalize("NFC", os.path.splitext(path)[0] if suffix_of(path) in AUDIO_SUFFIXES else path)
+    return normalize("NFC", os.path.splitext(path)[0] if suffix_of(path) in AUDIO_SUFFIXES else path).replace(os.sep, "/")
 
 
 def index_by_name(paths):
@@ -59,7 +59,7 @@ def find_audio(index, folder, names):
         forms = [name, normalize("NFC", name), normalize("NFD", name)]
         if os.path.isabs(name) and any(os.path.isfile(found := path) for path in forms):
             return found, name
-        ending = without_suffix(os.path.normpath(name).replace(os.sep, "/"))
+        ending = without_suffix(os.path.normpath(name))
         matches = [path for path in index.get(ending.rpartition("/")[2], ()) if f"/{without_suffix(path)}".endswith(f"/{ending}")]
         if matches:
             order = ((suffix_of(path) in UNREADABLE_SUFFIXES, *(not path.endswith(f) for f in forms), path) for path in matches)
@@ -76,7 +76,7 @@ def resolve(rows, folder, index, args):
     """Rows of `label_files` -> (manifest lines of the recordings whose audio exists, {reason: [(id, detail) left out]}, notes).
     Raises UserError for the first file that is named after a video and much longer than its clip, unless args.whole_videos."""
     lines, left_out, seen, probed = [], {"missing": [], "empty": [], "unreadable": [], "twice": []}, set(), False
-    files = {}      # real path of an audio file: (the name that decides on its split, its rows)
+    files = {}      # real path of an audio file: (the path by which it is found first, its rows)
     for row in tqdm(rows, desc="recordings", unit="", disable=None):
         names, clip, suspect = row["audio"], row.pop("clip", None), row.pop("suspect", False)
         path, name = find_audio(index, folder, names)
@@ -104,22 +104,22 @@ def resolve(rows, folder, index, args):
         if reason:
             left_out[reason].append((row["id"], detail))
         else:
-            key = without_suffix(path_in_manifest(path, folder).replace(os.sep, "/"))
-            files.setdefault(os.path.realpath(path), (key, []))[1].append(row)
+            files.setdefault(os.path.realpath(path), (path, []))[1].append(row)
             row["audio"] = path_in_manifest(path, args.out)
             lines.append(row)
-    return lines, left_out, choose_splits(list(files.values()))
+    return lines, left_out, choose_splits(list(files.values()), folder)
 
 
-def choose_splits(files):
-    """Chooses the splits that are None. `files` has (key, rows) of each audio file: the key decides, so all rows are on one side.
-    Of few files, up to two more are valid, because training needs two. Returns notes for the report."""
-    splits = {key: label_files.split_by_hash(key, 0.1, 0.1) for key, rows in files}
-    train, short = [key for key in sorted(splits) if splits[key] == "train"], max(0, 2 - [*splits.values()].count("valid"))
+def choose_splits(files, folder):
+    """Chooses the splits that are None, by the path in `folder`; `files` has (path, rows) of each audio file, whose rows are on one
+    side. Of few files, up to two more are valid, because training needs two. Returns notes for the report."""
+    chosen = {path: rows for path, rows in files if rows[0]["split"] is None}
+    splits = {path: label_files.split_by_hash(without_suffix(path_in_manifest(path, folder)), 0.1, 0.1) for path in chosen}
+    train, short = [path for path in sorted(splits) if splits[path] == "train"], max(0, 2 - [*splits.values()].count("valid"))
     splits |= dict.fromkeys(train[:short] if len(train) >= short + 2 else [], "valid")
-    for row, split in ((row, splits[key]) for key, rows in files for row in rows):
-        row["split"] = row["split"] or split
-    divided = [key for key, rows in files if len({row["split"] for row in rows}) > 1]
+    for row, split in ((row, splits[path]) for path in chosen for row in chosen[path]):
+        row["split"] = split
+    divided = [path for path, rows in files if len({row["split"] for row in rows}) > 1]
     return [f"{len(divided)} audio files are in more than one split, such as {divided[0]}"] if divided else []
 
 

@@ -66,7 +66,7 @@ def read_csv(path, delimiter=",", quoted=True):
 def check_quotes(path, last, lines, delimiter, width, cells):
     """Raises UserError if a quote opens a cell of a row and closes too late. `lines` are the row's; `last` numbers the last one. A
     cell may have many lines. Its quote closes too late at the end of the file, before more text (if there are line ends in it, or
-    too few `cells`), or after a line that looks like a row: `width` cells, and an audio file where `cells` have one (our choice)."""
+    too few `cells`), or after a line that looks like a row: `width` cells, an audio file where `cells` have one (our choice)."""
     text, space = "".join(lines), " *" if delimiter == "," else ""
     pattern = rf'(?:^|{delimiter}){space}(?:"([^"]*(?:""[^"]*)*)("?) *(?=({delimiter}|[\r\n]|$)?)|[^{delimiter}\r\n]*)'
     for column, cell in enumerate(re.finditer(pattern, text)):

@@ -450,7 +450,8 @@ def test_values_and_missing_values_of_a_list():
     assert read_list("[12, 1, 38]", "", "") == read_list("[12  1\n 38]", "", "") == ["12", "1", "38"]
     assert read_list("[1. 2.5 -3e-05]", "", "") == ["1.", "2.5", "-3e-05"]
     for cell in ("['a', ['b']]", "[['a'], ['b']]", "[('a', 'b')]", "[{'a': 'b'}]", "{'a': 'b'}", "['a',, 'b']",
-                 "['a' ... 'z']", "['a'", "'a', 'b'", "['it's']", "['a'b]", "[rock, pop]", "['a'; 'b']", "[", "]", "rock", "{12}", "(1975)", "array(['a'])",
+                 "['a' ... 'z']", "['a'", "'a', 'b'", "['it's']", "['a'b]", "[rock, pop]", "['a'; 'b']", "[", "]",
+                 "rock", "{12}", "(1975)", "array(['a'])",
                  "['a' + 'b']", "['" + "x" * 100_000, "[" * 100_000, "['x'" + " 'x'" * 30_000 + "?]", "['\\x']"):
         with pytest.raises(UserError, match="^t.csv, line 7: tags .{3,50} is not a list like") as error:
             read_list(cell, "t.csv, line 7", "tags")
@@ -482,8 +483,8 @@ def test_text_in_brackets_is_a_text_and_a_bad_list_is_an_error(tmp_path, capsys)
 
 # ---- quotes ----------------------------------------------------------------------------
 
-WORDS = ["Heroes", "a, b", 'say "hi"', "two\nlines", "so, many\ncommas, here\n\nand, there", "", "12\" mix", "see song.mp3", "x\r\ny",
-         "Ж"]
+WORDS = ["Heroes", "a, b", 'say "hi"', "two\nlines", "so, many\ncommas, here\n\nand, there", "", "12\" mix", "see song.mp3",
+         "x\r\ny", "Ж"]
 
 
 @pytest.mark.parametrize("delimiter", [",", "\t", ";"])

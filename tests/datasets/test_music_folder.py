@@ -145,7 +145,7 @@ def test_few_albums_can_be_trained_on_whenever_any_split_can(n):
         splits = split_groups([f"g{g}" for g, size in enumerate(sizes) for _ in range(size)], 0.2, seed=0)
         ours = [splits.count(split) for split in ("train", "valid", "test")]
         for least in ([2, 2, 0], [2, 2, 1]):
-            possible = any(all(sum(size for size, at in zip(sizes, chosen) if at == split) >= need for split, need in enumerate(least))
+            possible = any(all(sum(size for size, at in zip(sizes, chosen) if at == s) >= need for s, need in enumerate(least))
                            for chosen in itertools.product(range(3), repeat=len(sizes)))
             assert not possible or all(count >= needed for count, needed in zip(ours, least)), (sizes, ours)
 
@@ -238,7 +238,7 @@ def write(path, samples, **tags):
 
 
 def test_different_pieces_of_one_title_and_length_are_kept(tmp_path):
-    """Songs x stems, all of 30 s: every stem begins with silence, and some are silent in the middle or for long. Six artists' Intro."""
+    """Songs x stems, all of 30 s: every stem is silent at first, and in the middle, some for long. Six artists' Intro."""
     rng = np.random.default_rng(0)
     for song_number, stem in itertools.product(range(3), ("mixture", "drums", "bass")):
         samples = 0.1 * rng.standard_normal(30 * 8000)
