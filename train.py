@@ -20,7 +20,7 @@ from mulan_min import checkpoint, contrastive, distributed, run_folder, tag_clas
 from mulan_min.command_line import parser, print0, run_script, stop_requested
 from mulan_min.companion import joint_tagger
 from mulan_min.config import parse_ratio
-from mulan_min.data import VALID_RECORDINGS, Batches, choose_valid, read_collection, shuffle_pairs
+from mulan_min.data import Batches, read_collection, shuffle_pairs
 from mulan_min.demo.world import make_world
 from mulan_min.errors import UserError
 from mulan_min.files import write_json, write_text
@@ -28,6 +28,7 @@ from mulan_min.loader import check_skipped, loader, worker_errors
 from mulan_min.precision import compile_networks
 from mulan_min.shards.reader import find_shards, first_recordings
 from mulan_min.shards.stream import ShardStream
+from mulan_min.validation import VALID_RECORDINGS, choose_valid
 from mulan_min.weights.start import init_towers, sizes_as_flags
 
 OBJECTIVES = {"contrastive": contrastive, "tags": tag_classifier, "joint-tags": joint_tagger}

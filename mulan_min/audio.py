@@ -120,28 +120,44 @@ def read_window(path, start=0.0, seconds=None, sample_rate=16000) -> np.ndarray:
     Reads WAV, FLAC, Ogg Vorbis, Opus, MP3 and everything else that libsndfile reads, with any sample rate and number of channels.
     The channels are averaged. Only the window and a margin are decoded, but the result is the same as when the whole file is
     resampled and then cut. Raises AudioError as open_audio does, and for a truncated file, NaN or infinite samples, or a `start`
-    outside of it. An MP3 of variable bit rate without a Xing header may seem truncated: libsndfile estimates its length.
+    outside of it.
     """
     with open_audio(path) as file:
-        rate, length = file.samplerate, file.frames
-        up, down = Fraction(sample_rate, rate).as_integer_ratio()  # in lowest terms
-        total = -(-length * up // down)  # samples of the whole file after resampling, rounded up
-        first = round(start * sample_rate)
-        last = total if seconds is None else first + round(seconds * sample_rate)
-        if last >= total and _is_truncated(path, file):
-            raise AudioError(f"{path}: truncated, only {length / rate:.2f} s are left")
-        if not 0 <= first < total:
-            raise AudioError(f"{path}: a window at {start:g} s is outside of the file's {length / rate:.2f} s")
-        last = min(last, total)
-        if rate == sample_rate:
-            return _decode(path, file, first, last)
-        # Input frames within half a filter of the window. The block starts at a multiple of `down`, where an output sample lies
-        # exactly on an input frame, so the filter has the same phase as in the whole file.
-        margin = 10 * max(up, down) // up + 1
-        block = max(0, (first * down // up - margin) // down)
-        end = min(length, last * down // up + margin + 1)
-        resampled = signal.resample_poly(_decode(path, file, block * down, end), up, down, window=_low_pass(up, down))
-        return resampled[first - block * up : last - block * up]
+        return _resample(path, file, *_bounds(path, file, start, seconds, sample_rate), sample_rate)
+
+
+def check(path, start=0.0, seconds=None):
+    """Decodes the clip in blocks of a minute, and keeps nothing. Raises AudioError where read_window would."""
+    with open_audio(path) as file:
+        first, last = _bounds(path, file, start, seconds, file.samplerate)
+        for block in range(first, last, 60 * file.samplerate):
+            _decode(path, file, block, min(last, block + 60 * file.samplerate))
+
+
+def _bounds(path, file, start, seconds, sample_rate):
+    """The clip's first sample and the sample behind its last one, at `sample_rate`."""
+    total = -(-file.frames * sample_rate // file.samplerate)  # samples of the whole file after resampling, rounded up
+    first = round(start * sample_rate)
+    last = total if seconds is None else first + round(seconds * sample_rate)
+    if last >= total and _is_truncated(path, file):
+        raise AudioError(f"{path}: truncated, only {file.frames / file.samplerate:.2f} s are left")
+    if not 0 <= first < total:
+        raise AudioError(f"{path}: a window at {start:g} s is outside of the file's {file.frames / file.samplerate:.2f} s")
+    return first, min(last, total)
+
+
+def _resample(path, file, first, last, sample_rate):
+    """Samples first..last of the file at `sample_rate`: mono float32 (last - first,)."""
+    up, down = Fraction(sample_rate, file.samplerate).as_integer_ratio()  # in lowest terms
+    if up == down:
+        return _decode(path, file, first, last)
+    # Input frames within half a filter of the window. The block starts at a multiple of `down`, where an output sample lies
+    # exactly on an input frame, so the filter has the same phase as in the whole file.
+    margin = 10 * max(up, down) // up + 1
+    block = max(0, (first * down // up - margin) // down)
+    end = min(file.frames, last * down // up + margin + 1)
+    resampled = signal.resample_poly(_decode(path, file, block * down, end), up, down, window=_low_pass(up, down))
+    return resampled[first - block * up : last - block * up]
 
 
 def pad_to(waveform: np.ndarray, samples: int) -> np.ndarray:

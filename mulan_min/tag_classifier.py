@@ -12,11 +12,12 @@ from mulan_min import distributed, metrics
 from mulan_min.command_line import print0
 from mulan_min.config import parse_ratio
 from mulan_min.contrastive import LOG_LINE, after_step, stage_1_steps  # noqa: F401  the same for both
-from mulan_min.data import audio_of, middle_windows
+from mulan_min.data import audio_of
 from mulan_min.errors import MissingData, UserError
 from mulan_min.labels import has_both_classes, label_table, labels_of, read_labels, with_tags
 from mulan_min.mulan import AudioTower, check_texts, load_best, restore
 from mulan_min.precision import autocast
+from mulan_min.validation import middle_windows
 
 LEAVES_UNUSED = False
 VALID_LINE = "step {step:5d}  validation: labels, macro AUC {valid_auc:.3f} (chance 0.500)"

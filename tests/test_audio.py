@@ -6,7 +6,7 @@ import pytest
 import soundfile
 from scipy import signal
 
-from mulan_min.audio import AudioError, cut_windows, duration, pad_to, read_window
+from mulan_min.audio import AudioError, check, cut_windows, duration, pad_to, read_window
 
 
 def chirp(rate, seconds=5.0, channels=1, seed=0):
@@ -221,3 +221,38 @@ def test_an_impossible_sample_rate_is_refused(tmp_path):
     soundfile.write(tmp_path / "fast.wav", np.zeros(200_000), 2**20 + 1)
     with pytest.raises(AudioError, match="fast.wav: 200000 samples at 1048577 Hz, not a sample rate of audio"):
         read_window(tmp_path / "fast.wav")
+
+
+@pytest.mark.parametrize("rate", [16000, 44100])
+@pytest.mark.parametrize("name", ["x.wav", "x.ogg", "x.mp3"])
+def test_check_decodes_everything_in_blocks_and_keeps_nothing(tmp_path, monkeypatch, name, rate):
+    with soundfile.SoundFile(path := tmp_path / name, "w", rate, 1) as file:
+        for second in range(150):  # libsndfile crashes when it writes much Vorbis at once
+            file.write(chirp(rate, 1.0, seed=second))
+    read = []
+    real = soundfile.SoundFile.read
+    monkeypatch.setattr(soundfile.SoundFile, "read", lambda f, n, **kw: read.append((f.tell(), n)) or real(f, n, **kw))
+    check(path)
+    assert max(n for _, n in read) < 65 * rate and read[0][0] == 0 and read[-1][0] + read[-1][1] == soundfile.info(path).frames
+    assert all(later <= begin + n for (begin, n), (later, _) in zip(read, read[1:]))  # no gaps
+    for start, seconds, at in ((100.0, None, 149.9), (70.0, 65.0, 134.9)):
+        read.clear()
+        check(path, start, seconds)
+        assert read[0][0] > (start - 3) * rate and read[-1][0] + read[-1][1] >= at * rate
+    for start in (-1.0, 150.5):
+        with pytest.raises(AudioError, match=f"{name}.*outside"):
+            check(path, start)
+
+
+def test_check_finds_faults_anywhere_in_the_clip(tmp_path):
+    samples = chirp(16000, 150.0)
+    samples[16000 * 140] = np.nan
+    path = write(tmp_path / "x.wav", samples, 16000, subtype="FLOAT")
+    for clip in ((), (139.0,), (100.0, 41.0)):
+        with pytest.raises(AudioError, match="x.wav.*NaN or infinite"):
+            check(path, *clip)
+    check(path, 0.0, 139.0)
+    check(path, 141.0)
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(AudioError, match="x.wav: truncated"):
+        check(path, 141.0)

@@ -19,13 +19,14 @@ from tqdm import tqdm
 from mulan_min import tag_classifier
 from mulan_min.companion.extractors import make_extractor
 from mulan_min.config import TOWERS, parse_ratio
-from mulan_min.data import middle_windows, read_clip_window, read_manifest
+from mulan_min.data import read_clip_window, read_manifest
 from mulan_min.errors import MissingData, UserError
 from mulan_min.labels import label_table, read_labels, truth_table
 from mulan_min.mulan import AudioTower, evaluating, load_best, restore
 from mulan_min.tag_classifier import (backward_in_chunks, chances, choose_labels, label_auc, make_targets,  # noqa: F401
                                       measure_prior, prepare, warm_up)
 from mulan_min.tasks import score_labels
+from mulan_min.validation import middle_windows
 
 BATCH = 64      # windows per forward pass in evaluation; our choice
 LEAVES_UNUSED = True      # each stage trains its own modules

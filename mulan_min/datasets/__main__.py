@@ -1,8 +1,7 @@
 """Makes a manifest folder: python -m mulan_min.datasets DATASET SOURCE OUT (tutorials/datasets.md describes each dataset)."""
-import argparse
 from pathlib import Path
 
-from mulan_min.command_line import run_script
+from mulan_min.command_line import Parser, run_script
 from mulan_min.datasets.importing import import_dataset
 from mulan_min.datasets.label_files import SOURCES
 from mulan_min.datasets.music_folder import import_folder
@@ -10,29 +9,24 @@ from mulan_min.datasets.music_folder import import_folder
 
 def make_parser():
     """One subcommand for each dataset, one for csv files and one for folders of music."""
-    parser = argparse.ArgumentParser(prog="python -m mulan_min.datasets", description="Music to manifests.")
-    commands = parser.add_subparsers(dest="dataset", required=True)
-    folder = commands.add_parser("folder", help="any folder of music files, described by their own tags")
-    folder.add_argument("music", help="folder of music; its subfolders are searched too")
-    folder.add_argument("out", help="folder to write manifest.jsonl and playlists.jsonl to")
-    folder.add_argument("--seed", type=int, default=0, help="chooses between albums of equal size [0]")
-    folder.add_argument("--test-share", type=float, default=0.2, help="share of the tracks; valid gets half of it [0.2]")
-    folder.add_argument("--min-seconds", type=float, default=10.0, help="leave out shorter files [10]")
-    folder.add_argument("--check", action="store_true", help="decode every file to its end (slow)")
-
-    made = {}
-    for name, title in (("mtat", "MagnaTagATune"), ("audioset", "AudioSet"), ("musiccaps", "MusicCaps"),
-                        ("jamendo", "MTG-Jamendo"), ("fma", "Free Music Archive"), ("gtzan", "GTZAN"),
-                        ("csv", "any csv file with named columns")):
+    parser = Parser(prog="python -m mulan_min.datasets", description="Music to manifests.")
+    commands, made = parser.add_subparsers(dest="dataset", required=True), {}
+    for name, title in (("folder", "any folder of music files, described by their own tags"), ("mtat", "MagnaTagATune"),
+                        ("audioset", "AudioSet"), ("musiccaps", "MusicCaps"), ("jamendo", "MTG-Jamendo"),
+                        ("fma", "Free Music Archive"), ("gtzan", "GTZAN"), ("csv", "any csv file with named columns")):
         command = made[name] = commands.add_parser(name, help=title)
         command.add_argument("source", type=Path, help="the csv file" if name == "csv" else "folder that holds the dataset")
-        command.add_argument("out", type=Path, help="folder to write manifest.jsonl, labels.json and left_out.txt to")
-        command.add_argument("--audio-dir", type=Path, help="folder that holds the audio, if it is not in or below the source")
+        command.add_argument("out", type=Path, help="folder to write manifest.jsonl, left_out.txt and other files to")
         command.add_argument("--check", action="store_true", help="decode every recording, leave out unreadable ones (slow)")
         command.add_argument("--overwrite", action="store_true", help="replace the files of an earlier import")
-        command.set_defaults(whole_videos=False, labels_only=False, tags_as_aset=False)
+        command.set_defaults(whole_videos=False, labels_only=False, tags_as_aset=False, audio_dir=None)
+        if name != "folder":
+            command.add_argument("--audio-dir", type=Path, help="folder that holds the audio, if it is not in or below the source")
         if name in ("mtat", "jamendo", "fma", "gtzan"):
             command.add_argument("--tags-as-aset", action="store_true", help="copy tags to the ASET text, to train on them")
+    made["folder"].add_argument("--seed", type=int, default=0, help="chooses between albums of equal size [0]")
+    made["folder"].add_argument("--test-share", type=float, default=0.2, help="share of the tracks; valid gets half of it [0.2]")
+    made["folder"].add_argument("--min-seconds", type=float, default=10.0, help="leave out shorter files [10]")
     made["mtat"].add_argument("--tagged", action="store_true", help="leave out clips without one of the 50 most used tags")
     for name in ("audioset", "musiccaps"):
         made[name].add_argument("--whole-videos", action="store_true", help="files named after a video are the whole video")
@@ -40,8 +34,7 @@ def make_parser():
     made["audioset"].add_argument("--labels-only", action="store_true", help="write labels.json alone; needs no audio")
     made["jamendo"].add_argument("--split", type=int, default=0, help="which of the five splits, 0 to 4 [0]")
     made["jamendo"].add_argument("--subset", default="top50tags", choices="all top50tags genre instrument moodtheme".split())
-    made["fma"].add_argument("--subset", default="large", choices=("small", "medium", "large"),
-                             help="the tracks to import; large is all of them, also for the full-length files [large]")
+    made["fma"].add_argument("--subset", default="large", choices=("small", "medium", "large"), help="large has all tracks [large]")
     for name in ("audio", "id", "split", "start", "duration"):
         made["csv"].add_argument(f"--{name}", metavar="COLUMN", required=name == "audio", help=f"column of the {name}")
     for name in (*SOURCES, "tags"):
@@ -53,11 +46,9 @@ def make_parser():
 def main(argv=None):
     """Runs one subcommand and prints its report. Raises UserError."""
     args = make_parser().parse_args(argv)
-    if args.dataset == "folder":
-        report = import_folder(args.music, args.out, args.seed, args.test_share, args.min_seconds, args.check)
-    else:
-        args.source, args.out, args.audio_dir = (path and path.resolve() for path in (args.source, args.out, args.audio_dir))
-        report = import_dataset(args)
+    args.source, args.out, args.audio_dir = (path and path.resolve() for path in (args.source, args.out, args.audio_dir))
+    report = import_dataset(args) if args.dataset != "folder" else import_folder(
+        args.source, args.out, args.seed, args.test_share, args.min_seconds, args.check, args.overwrite)
     print(report.encode("utf-8", "backslashreplace").decode())      # file names that are not UTF-8 cannot be printed as they are
 
 

@@ -1,13 +1,13 @@
 """Reads the label files of public datasets: one function for each dataset. `importing` finds the audio.
 
-Each function takes (args, text_files, audio_files): the values of the command line, the paths of all .csv, .tsv, .txt and
-.json files in or below `args.source`, and the paths of all audio files relative to the audio folder. It returns (rows,
-labels, notes): an iterable of dicts, the label sets for labels.json, and lines for the report. A row is a line of the
-manifest (see data.py), with these differences:
+Each function takes (args, text_files, audio_files): the values of the command line, the paths of all .csv, .tsv, .txt and .json
+files in or below `args.source`, and the paths of all audio files relative to the audio folder. It returns (rows, labels, notes):
+an iterable of dicts, the label sets for labels.json, and lines for the report. A row is a line of the manifest, except for
 
-    "audio"     a list of names; the first one that exists is used. "f/song.mp3" stands for any file whose path ends in it,
-                with any audio suffix; "song" for such a file in any folder.
+    "audio"     a list of names, of which the first that exists is used: "f/song.mp3" is any file whose path ends in it, with any
+                audio suffix, and "song" is such a file in any folder
     "clip"      (start, duration) in seconds, if the last name is the whole video from which the recording was cut
+    "split"     None if it depends on the audio, so that all rows of a file are on one side
     "suspect"   True if the file is known to be damaged in some copies
 
 Bad files raise UserError with file and line. What a dataset leaves open is our choice, and the function says so.
@@ -19,73 +19,58 @@ from pathlib import Path
 from zlib import crc32
 
 from mulan_min.data import SPLITS
-from mulan_min.datasets.tables import by_source, clean_text, find_text, find_texts, read_csv, read_list, read_records, read_seconds
-from mulan_min.errors import UserError
+from mulan_min.datasets.tables import by_source, clean_text, find_text, read_csv, read_list, read_records, read_seconds, require
 from mulan_min.ontology import below, read_ontology
 
-SOURCES = ("sf", "lf", "pl", "aset")
-SPLIT_NAMES = {"train": "train", "training": "train", "tr": "train", "valid": "valid", "validation": "valid", "val": "valid",
-               "dev": "valid", "test": "test", "testing": "test", "eval": "test", "evaluation": "test"}
+SOURCES = {"sf": 2, "lf": 2, "pl": 1, "aset": 1}      # and their shares of a batch; paper
+SPLIT_NAMES = {"train": "train training tr", "valid": "valid validation val dev", "test": "test testing eval evaluation"}
 
 
 def read_split(cell, where):
     """A cell with a usual name of a split -> "train", "valid" or "test". Raises UserError for another name."""
-    if cell.lower() not in SPLIT_NAMES:
-        raise UserError(f"{where}: split '{cell}' is not one of {', '.join(SPLIT_NAMES)}")
-    return SPLIT_NAMES[cell.lower()]
+    splits = [split for split, names in SPLIT_NAMES.items() if cell.lower() in names.split()]
+    require(splits, f"{where}: split '{cell}' is not one of {' '.join(SPLIT_NAMES.values())}")
+    return splits[0]
 
 
 def split_by_hash(key, valid, test=0.0):
-    """The split of a recording, by a hash of its key, so it is the same on every machine. About the shares `valid` and `test`
-    of all keys go to these splits, the others to train."""
+    """The split of a key by its hash, on every machine the same: about the shares `valid` and `test` of all keys, or train."""
     position = crc32(key.encode("utf-8", "surrogateescape")) / 2**32
     return "test" if position < test else "valid" if position < test + valid else "train"
 
 
-def most_used_first(tags):
-    """All tags, with repetitions -> the distinct tags by falling use. Tags with equal use stay in order of appearance."""
-    return [tag for tag, _ in Counter(tags).most_common()]
-
-
 def read_names(path, key, columns, quoted=True):
     """A table with tabs between its cells -> {cell of column `key`: [cleaned cells of the other columns]}."""
-    return {row[key]: [clean_text(row[column]) for column in columns]
-            for _, row in read_records(path, (key, *columns), "\t", quoted)}
+    return {row[key]: [clean_text(row[name]) for name in columns] for _, row in read_records(path, (key, *columns), "\t", quoted)}
 
 
 def clip_row(ytid, start, end, where, evaluation, valid_share):
-    """The id, audio names, clip and split of a row, for a clip from second `start` to `end` of a YouTube video (two cells).
-
-    The names are those of the usual downloaders; the last one is that of the whole video. Clips of AudioSet's evaluation are
-    test; about `valid_share` of the others are valid (our choice). Raises UserError for an invalid time.
-    """
+    """A row without text: `start` to `end` (two cells, s) of a YouTube video, under the names that the usual downloaders give, the
+    whole video's last. AudioSet's evaluation is test; about `valid_share` of the others are valid (our choice)."""
     start, end = read_seconds(start, where, "start"), read_seconds(end, where, "end")
-    if end <= start:
-        raise UserError(f"{where}: end {end:g} is not after start {start:g}")
-    clips = [f"{ytid}_{start:g}", f"{ytid}_{start:.3f}", f"{ytid}_{start:g}_{end:g}", f"{ytid}_{start:.3f}_{end:.3f}",
-             f"{ytid}_{1000 * start:.0f}", f"{ytid}_{1000 * start:.0f}_{1000 * end:.0f}"]
-    names = [*clips, f"[{ytid}]-[{start:g}-{end:g}]", *("Y" + name for name in clips), "Y" + ytid, ytid]
+    require(end > start, f"{where}: end {end:g} is not after start {start:g}")
+    times = [f"{start:g}", f"{start:.3f}", f"{start:g}_{end:g}", f"{start:.3f}_{end:.3f}", f"{1000 * start:.0f}",
+             f"{1000 * start:.0f}_{1000 * end:.0f}"]
+    names = [*(f"{ytid}_{t}" for t in times), f"[{ytid}]-[{start:g}-{end:g}]", *(f"Y{ytid}_{t}" for t in times), "Y" + ytid, ytid]
     split = "test" if evaluation else split_by_hash(ytid, valid_share)
     return {"id": f"{ytid}_{start:g}", "audio": names, "clip": (start, end - start), "split": split}
 
 
 def mtat(args, text_files, audio_files):
-    """MagnaTagATune. SF: title, artist and album of the track from which the clip was cut. Tags: the annotations.
-
-    The split is the usual one: folders 0 to b train, c valid, d to f test. `top50` holds the most used tags, ordered by use
-    and then by the file's columns. With --tagged, clips without any of these 50 tags are left out, as in much later work.
-    """
+    """MagnaTagATune. SF: title, artist and album of the track from which the clip was cut. Tags: the annotations. The split is the
+    usual one: folders 0 to b train, c valid, d to f test. `top50` holds the most used tags, ordered by use and then by the file's
+    columns. With --tagged, clips without any of these 50 tags are left out, as in much later work."""
     names = read_names(find_text(args, text_files, "clip_info_final.csv"), "clip_id", ("title", "artist", "album"))
     rows, header = [], []
     for where, row in read_records(find_text(args, text_files, "annotations_final.csv"), ("clip_id", "mp3_path"), "\t"):
         header = header or [column for column in row if column not in ("clip_id", "mp3_path")]
         path = row["mp3_path"]
-        if not re.match(r"[0-9a-f]/.", path):
-            raise UserError(f"{where}: mp3_path '{path}' does not begin with one of the folders 0/ to f/")
+        require(re.match(r"[0-9a-f]/.", path), f"{where}: mp3_path '{path}' does not begin with one of the folders 0/ to f/")
         split = "train" if path[0] <= "b" else "valid" if path[0] == "c" else "test"
         rows.append({"id": row["clip_id"], "audio": [path, Path(path).name], "split": split,
                      "text": by_source(sf=names.get(row["clip_id"], [])), "tags": [tag for tag in header if row[tag] == "1"]})
-    order = most_used_first([*header, *(tag for row in rows for tag in row["tags"])])      # header: also unused tags, in its order
+    used = Counter([*header, *(tag for row in rows for tag in row["tags"])])      # header: also tags without use, in its order
+    order = [tag for tag, _ in used.most_common()]
     kept = [row for row in rows if not args.tagged or set(row["tags"]) & set(order[:50])]
     notes = [f"{len(rows) - len(kept)} clips have none of the 50 tags; left out"] if args.tagged else []
     return kept, {"top50": order[:50], f"all{len(order)}": order}, notes
@@ -93,65 +78,53 @@ def mtat(args, text_files, audio_files):
 
 def ontology_sets(classes, labelled):
     """Derives the paper's label sets from AudioSet's ontology -> (ids at or below "Music", {"Gen-25": names, "Mu-141": names}).
-
-    `classes` comes from `read_ontology`; `labelled` is the set of the class ids that recordings are labelled with. Names are
-    in the order of the ontology. The paper gives the sizes of the two sets but not their members. The derivation is our
-    choice and gives these sizes. Gen-25 is the labelled children of "Music genre" (all its 25 children). Mu-141 is the
-    labelled classes at or below "Musical instrument" (80), below "Music genre" (52) and below "Music role" (9). Of all
-    labelled music this leaves out only "Music" itself, the seven moods and "Song". Raises UserError for a missing class.
-    """
+    `classes` comes from `read_ontology`, and gives the order; `labelled` is the set of the ids that recordings are labelled with.
+    The paper gives the sizes of the sets but not their members. Our choice gives these sizes: Gen-25 is the labelled children of
+    "Music genre" (all 25). Mu-141 is the labelled classes at or below "Musical instrument" (80), below "Music genre" (52) and below
+    "Music role" (9), so all but "Music" itself, the seven moods and "Song". Raises UserError for a missing class."""
     names, ids = ("Music", "Music genre", "Music role", "Musical instrument"), {entry["name"]: i for i, entry in classes.items()}
     missing = [name for name in names if name not in ids]
-    if missing:
-        raise UserError(f"the ontology has no class named {', '.join(missing)}; is it AudioSet's?")
+    require(not missing, f"the ontology has no class named {', '.join(missing)}; is it AudioSet's?")
     music, *parts = ({ids[name], *below(classes, name)} for name in names)
     sets = {"Gen-25": set(classes[ids["Music genre"]]["child_ids"]), "Mu-141": set.union(*parts)}
-    return music, {name: [entry["name"] for key, entry in classes.items() if key in members & labelled]
-                   for name, members in sets.items()}
+    return music, {name: [classes[key]["name"] for key in classes if key in ids & labelled] for name, ids in sets.items()}
 
 
 def audioset(args, text_files, audio_files):
-    """AudioSet. ASET: the names of the classes; they are the tags too. Only recordings with a class at or below "Music" are
-    kept, unless --all-sounds. eval_segments.csv is test; 2 % of the others are valid (our choice)."""
+    """AudioSet. ASET: the names of the classes; they are the tags too. Only recordings with a class at or below "Music" are kept,
+    unless --all-sounds. eval_segments.csv is test; 2 % of the others are valid (our choice)."""
     path = find_text(args, text_files, "*ontology*.json")
     classes = read_ontology(path)
     # only the ids matter: the names may have quotes or not, and some contain commas
     label_file = find_text(args, text_files, "*class_labels_indices*.csv")
     music, labels = ontology_sets(classes, {cells[1] for _, cells in read_csv(label_file) if len(cells) > 2})
-    segments = [] if args.labels_only else find_texts(args, text_files, "*segments*.csv")
+    segments = [] if args.labels_only else find_text(args, text_files, "*segments*.csv", several=True)
 
     def rows():
         for segment_file in segments:
             for where, cells in read_csv(segment_file):
                 if cells[0].startswith("#") or cells[0].upper() == "YTID":
                     continue
-                if len(cells) < 4:
-                    raise UserError(f"{where}: {len(cells)} cells; there should be YTID, start, end, labels")
+                require(len(cells) > 3, f"{where}: {len(cells)} cells; there should be YTID, start, end, labels")
                 ids = re.findall(r'[^\s",]+', ",".join(cells[3:]))
-                unknown = [key for key in ids if key not in classes]
-                if unknown:
-                    raise UserError(f"{where}: class {unknown[0]} is not in {path}; take both from the same page")
+                unknown = ", ".join(key for key in ids if key not in classes)
+                require(not unknown, f"{where}: class {unknown} is not in {path}; take both from the same page")
                 if args.all_sounds or not music.isdisjoint(ids):
                     tags = [classes[key]["name"] for key in ids]
-                    yield clip_row(*cells[:3], where, "eval" in Path(segment_file).name.lower(), 0.02) | {
-                        "text": by_source(aset=tags), "tags": tags}
+                    row = clip_row(*cells[:3], where, "eval" in Path(segment_file).name.lower(), 0.02)
+                    yield row | {"text": by_source(aset=tags), "tags": tags}
 
     return rows(), labels, [f"{name}: {len(members)} classes (our derivation)" for name, members in labels.items()]
 
 
 def musiccaps(args, text_files, audio_files):
-    """MusicCaps. LF: the caption. SF: the aspects. Recordings of AudioSet's evaluation are test; 10 % of the others are valid
-    (our choice)."""
-    columns = ("ytid", "start_s", "end_s", "aspect_list", "caption", "is_audioset_eval")
-    path = find_text(args, text_files, "*musiccaps*.csv")
-
-    def rows():
-        for where, row in read_records(path, columns):
-            ytid, start, end, aspects, caption, evaluation = (row[column] for column in columns)
-            yield clip_row(ytid, start, end, where, evaluation.strip().lower() in ("true", "1"), 0.1) | {
-                "text": by_source(sf=read_list(aspects, where, "aspect_list"), lf=[caption])}
-
-    return rows(), {}, []
+    """MusicCaps. LF: the caption. SF: the aspects. AudioSet's evaluation is test; 10 % of the others are valid (our choice)."""
+    rows, columns = [], ("ytid", "start_s", "end_s", "aspect_list", "caption", "is_audioset_eval")
+    for where, row in read_records(find_text(args, text_files, "*musiccaps*.csv"), columns):
+        ytid, start, end, aspects, caption, evaluation = (row[column] for column in columns)
+        text = by_source(sf=read_list(aspects, where, "aspect_list"), lf=[caption])
+        rows.append(clip_row(ytid, start, end, where, evaluation.strip().lower() in ("true", "1"), 0.1) | {"text": text})
+    return rows, {}, []
 
 
 def jamendo(args, text_files, audio_files):
@@ -159,29 +132,25 @@ def jamendo(args, text_files, audio_files):
     category. Label sets: one with all tags and one for each category."""
     stem = "autotagging" if args.subset == "all" else f"autotagging_{args.subset}"
     of_split = re.compile(rf"(?!split-)|split-{args.split}$")      # folders of the other splits have such names too
-    paths = [path for path in find_texts(args, text_files, f"{stem}-*.tsv") if of_split.match(Path(path).parent.name)]
+    paths = [path for path in find_text(args, text_files, f"{stem}-*.tsv", several=True) if of_split.match(Path(path).parent.name)]
     files = {split: find_text(args, paths, f"{stem}-{name}.tsv", optional=True)
              for split, name in zip(SPLITS, ("train", "validation", "test"))}
-    if not any(files.values()):
-        raise UserError(f"{args.source}: no {stem}-train.tsv, -validation.tsv or -test.tsv for split {args.split}")
+    require(any(files.values()), f"{args.source}: no {stem}-train.tsv, -validation.tsv or -test.tsv for split {args.split}")
     meta = find_text(args, text_files, "raw.meta.tsv", optional=True)
     names = read_names(meta, "TRACK_ID", ("TRACK_NAME", "ARTIST_NAME", "ALBUM_NAME"), quoted=False) if meta else {}
-    rows, used = [], []      # used: (category, tag) of every row
+    rows, used = [], Counter()      # used: (category, tag)
     for split in filter(files.get, SPLITS):
         for where, cells in read_csv(files[split], "\t", quoted=False):      # lines have more tags than the header has columns
             if cells[0] == "TRACK_ID":
                 continue
-            if len(cells) < 6:
-                raise UserError(f"{where}: {len(cells)} cells, not TRACK_ID, ARTIST_ID, ALBUM_ID, PATH, DURATION, TAGS")
+            require(len(cells) > 5, f"{where}: {len(cells)} cells, not TRACK_ID, ARTIST_ID, ALBUM_ID, PATH, DURATION, TAGS")
             tags = [tuple(cell.strip().rpartition("---")[::2]) for cell in cells[5:] if cell.strip()]
-            used += tags
-            path, name = cells[3].removesuffix(".mp3"), Path(cells[3]).stem
+            used.update(tags)
+            path, name, tags = cells[3].removesuffix(".mp3"), Path(cells[3]).stem, list(dict.fromkeys(tag for _, tag in tags))
             rows.append({"id": cells[0], "audio": [path, path + ".low", name, name + ".low"],      # low: the smaller download
-                         "split": split, "text": by_source(sf=names.get(cells[0], [])),
-                         "tags": list(dict.fromkeys(tag for _, tag in tags))})
-    labels = {args.subset: most_used_first(tag for _, tag in used)}
-    for category in filter(None, dict.fromkeys(category for category, _ in used)):
-        labels[category] = most_used_first(tag for key, tag in used if key == category)
+                         "split": split, "text": by_source(sf=names.get(cells[0], [])), "tags": tags})
+    labels = {name: [tag for (category, tag), _ in used.most_common() if name in (args.subset, category)]
+              for name in (args.subset, *(category for category, _ in used if category))}
     return rows, labels, [f"{args.source}: no {stem} file for {split}" for split in SPLITS if not files[split]]
 
 
@@ -191,73 +160,67 @@ def fma(args, text_files, audio_files):
     records = [row for _, row in read_records(find_text(args, text_files, "genres.csv"), ("genre_id", "parent", "title"))]
     genres = {row["genre_id"]: " ".join(row["title"].split()) for row in records}
     top = [genres[row["genre_id"]] for row in records if row["parent"] in ("0", "")]
-    path = find_text(args, text_files, "tracks.csv")
+    path, rows = find_text(args, text_files, "tracks.csv"), []
     columns = [("set", "split"), ("set", "subset"), ("track", "title"), ("artist", "name"), ("album", "title"), ("track", "tags"),
                ("track", "information"), ("album", "information"), ("track", "genres_all")]
-
-    def rows():
-        table = read_csv(path)
-        groups, names, last = (next(table, ("", []))[1] for _ in range(3))      # three header lines
-        index = {column: i for i, column in enumerate(zip(groups, names))}
-        if last[:1] != ["track_id"] or not set(columns) <= index.keys():
-            raise UserError(f"{path}: not FMA's tracks.csv, whose three header lines are groups, columns and track_id")
-        for where, cells in table:
-            if len(cells) != len(groups) or not cells[0].isdigit():
-                raise UserError(f"{where}: {len(cells)} cells beginning with '{cells[0][:20]}' under {len(groups)} columns")
-            split, subset, title, artist, album, tags, *about, all_genres = (cells[index[column]] for column in columns)
-            if args.subset == "large" or subset in ("small", args.subset):      # medium contains small
-                track, ids = f"{int(cells[0]):06d}", map(str, read_list(all_genres, where, "genres_all"))
-                sf = [*map(clean_text, (title, artist, album)), *read_list(tags, where, "tags")]
-                lf = [html.unescape(re.sub("<[^>]*>", " ", page)) for page in about]
-                yield {"id": track, "audio": [f"{track[:3]}/{track}", track], "split": read_split(split, where),
-                       "text": by_source(sf=sf, lf=lf), "tags": [genres[key] for key in ids if key in genres]}
-
-    return rows(), {"top": list(dict.fromkeys(top)), "all": list(dict.fromkeys(genres.values()))}, []
+    table = read_csv(path)
+    groups, names, last = (next(table, ("", []))[1] for _ in range(3))      # three header lines
+    index = {column: i for i, column in enumerate(zip(groups, names))}
+    require(last[:1] == ["track_id"] and set(columns) <= index.keys(),
+            f"{path}: not FMA's tracks.csv, whose three header lines are groups, columns and track_id")
+    for where, cells in table:
+        require(len(cells) == len(groups) and cells[0].isdigit(),
+                f"{where}: {len(cells)} cells beginning with '{cells[0][:20]}' under {len(groups)} columns")
+        split, subset, title, artist, album, tags, *about, all_genres = (cells[index[column]] for column in columns)
+        if args.subset == "large" or subset in ("small", args.subset):      # medium contains small
+            track, ids = f"{int(cells[0]):06d}", read_list(all_genres, where, "genres_all")
+            sf = [*map(clean_text, (title, artist, album)), *read_list(tags, where, "tags")]
+            lf = [html.unescape(re.sub("<[^>]*>", " ", page)) for page in about]
+            rows.append({"id": track, "audio": [f"{track[:3]}/{track}", track], "split": read_split(split, where),
+                         "text": by_source(sf=sf, lf=lf), "tags": [genres[key] for key in ids if key in genres]})
+    return rows, {"top": list(dict.fromkeys(top)), "all": list(dict.fromkeys(genres.values()))}, []
 
 
 def gtzan(args, text_files, audio_files):
-    """GTZAN. Tags: the genre. There is no text. The split is the fault-filtered one if train_filtered.txt, valid_filtered.txt
-    and test_filtered.txt exist. Otherwise it follows the files' numbers (our choice), and artists are on both sides of it."""
-    name, tracks, notes = re.compile(r"(?:^|[/\\])([a-z]+\.\d{4}(\d))(\.\w+)?$"), {}, []      # tracks: {"jazz.00054": split}
-    if any(find_text(args, text_files, f"{split}_filtered.txt", optional=True) for split in SPLITS):
-        for split in SPLITS:
-            for where, (line, *_) in read_csv(find_text(args, text_files, f"{split}_filtered.txt"), "\t", quoted=False):
-                match = name.search(line.strip())
-                if not match:
-                    raise UserError(f"{where}: '{line[:40]}' should be like blues/blues.00029.wav")
-                tracks[match[1]] = split
-    else:
-        for match in filter(None, map(name.search, audio_files)):
-            tracks[match[1]] = "train" if match[2] < "7" else "valid" if match[2] == "7" else "test"
-        notes = ["no train_filtered.txt: split by number, artists are on both sides, so figures will be too good"]
+    """GTZAN. Tags: the genre. There is no text. The split is the fault-filtered one if train_filtered.txt, valid_filtered.txt and
+    test_filtered.txt exist. Otherwise it follows the files' numbers (our choice), and artists are on both sides of it."""
+    tracks, filtered = {}, any(find_text(args, text_files, f"{split}_filtered.txt", optional=True) for split in SPLITS)
+    names = ((split, *row) for split in SPLITS
+             for row in read_csv(find_text(args, text_files, f"{split}_filtered.txt"), "\t", quoted=False))
+    for split, where, (name, *_) in names if filtered else ((None, None, [path]) for path in audio_files):
+        match = re.search(r"(?:^|[/\\])([a-z]+\.\d{4}(\d))(\.\w+)?$", name.strip())
+        require(match or not filtered, f"{where}: '{name[:40]}' should be like blues/blues.00029.wav")
+        if match:
+            tracks[match[1]] = split or ("train" if match[2] < "7" else "valid" if match[2] == "7" else "test")
+    notes = ["no train_filtered.txt: split by number, artists are on both sides, so figures will be too good"] * (not filtered)
     rows = [{"id": track, "audio": [f"{track.split('.')[0]}/{track}", track], "split": split, "text": {},
              "tags": [track.split(".")[0]], "suspect": track == "jazz.00054"} for track, split in sorted(tracks.items())]
     return rows, {"genre": sorted({row["tags"][0] for row in rows})}, notes
 
 
 def csv(args, text_files, audio_files):
-    """Any csv file with a header; the options name its columns. A cell holds one text, or several as a Python list or between
-    `args.separator`. Without a column for the split, 10 % are valid and 10 % test (our choice)."""
+    """Any csv file with a header; the options name its columns. A cell holds one text, or several as a list (see `read_list`) or
+    between `args.separator`. [Untitled] is a text. But a cell that is no list raises UserError if it begins with [ or { and holds
+    tags or ASET, and if its first and last item have quotes. Without a split column, 10 % are valid and 10 % test (our choice)."""
     with open(args.source, encoding="utf-8-sig", errors="replace") as file:
         delimiter = max("\t,;", key=file.readline().count)
     columns = {name: getattr(args, name) for name in ("id", "audio", "split", "start", "duration")}      # a column or None
     text_columns = {name: getattr(args, name) for name in (*SOURCES, "tags")}      # a list of columns
-
-    def texts(cell, where, column):
-        if cell.startswith("[") and cell.endswith("]"):
-            return read_list(cell, where, column)
-        return cell.split(args.separator) if args.separator else [cell]
-
     rows = []
+
+    def texts(source, column, where, cell):
+        list_like = r"[\[{]" if source in ("aset", "tags") else r"""\[[\s\[({]*(np\.\w+\()?['"].*['"][\s\])}]*\]$"""
+        items = read_list(cell, where, column, needed=re.match(list_like, cell, re.S))
+        return items if items is not None else cell.split(args.separator) if args.separator else [cell]
+
     for where, row in read_records(args.source, [*filter(None, columns.values()), *sum(text_columns.values(), [])], delimiter):
         cells = {name: row[column].strip() if column else "" for name, column in columns.items()}
-        name = cells["id"] or cells["audio"] or where
-        split = read_split(cells["split"], where) if args.split else split_by_hash(name, 0.1, 0.1)
-        text = by_source(**{source: [part for column in names for part in texts(row[column].strip(), where, column)]
+        text = by_source(**{source: [text for column in names for text in texts(source, column, where, row[column].strip())]
                             for source, names in text_columns.items()})
-        rows.append({"id": name, "audio": [cells["audio"], cells["audio"].replace("\\", "/")],      # the second: from Windows
-                     "split": split, "tags": text.pop("tags", []), "text": text,
+        rows.append({"id": cells["id"] or cells["audio"] or where, "text": text, "tags": text.pop("tags", []),
+                     "audio": [cells["audio"], cells["audio"].replace("\\", "/")],      # the second: written on Windows
+                     "split": read_split(cells["split"], where) if args.split else None,
                      **{key: read_seconds(cells[key], where, columns[key]) for key in ("start", "duration") if cells[key]}})
-    tags = most_used_first(tag for row in rows for tag in row["tags"])
-    notes = [] if args.split else ["no --split column: 80 % train, 10 % valid, 10 % test, by the id"]
+    tags = [tag for tag, _ in Counter(tag for row in rows for tag in row["tags"]).most_common()]
+    notes = [] if args.split else ["no --split column: 80 % train, 10 % valid, 10 % test, by the path of the audio"]
     return rows, {"tags": tags} if tags else {}, notes

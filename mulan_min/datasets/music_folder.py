@@ -7,12 +7,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from mulan_min.audio import AudioError, open_audio, read_window
-from mulan_min.datasets.importing import AUDIO_SUFFIXES, counts, path_in_manifest, split_table
-from mulan_min.datasets.tables import by_source, clean_text, distinct
-from mulan_min.errors import UserError
+from mulan_min.audio import AudioError, check, open_audio, read_window
+from mulan_min.datasets.importing import check_paths, files_below, path_in_manifest, write_collection
+from mulan_min.datasets.tables import AUDIO_SUFFIXES, by_source, clean_text, distinct, require
 from mulan_min.file_tags import read_tags
-from mulan_min.files import write_jsonl
 from mulan_min.mining.text_rules import FILE_COMMENT
 
 # words in folder names that describe the storage and not the music
@@ -46,13 +44,13 @@ def clean_comment(text):
     return tuple(line for line in lines if len(line.split()) >= 3)
 
 
-def read_track(path, music, dropped=None):
+def read_track(path, music, dropped):
     """Reads the header and the tags of one file below the folder `music` -> Track. `dropped`, a list, gets the track's id once for each
     text of its tags that cannot be decoded. Raises AudioError."""
     with open_audio(path) as file:
         seconds = file.frames / file.samplerate
     relative, (tags, lost) = path.relative_to(music), read_tags(path)
-    (dropped if dropped is not None else []).extend([relative.as_posix()] * lost)
+    dropped += [relative.as_posix()] * lost
     title, artist, album = (", ".join(filter(None, map(clean_text, tags[key]))) for key in ("title", "artist", "album"))
     genres = map(clean_text, tags["genre"])
     folders = tuple(filter(None, map(clean_folder, reversed(relative.parts[:-1])))) or (clean_folder(music.name),)
@@ -62,25 +60,37 @@ def read_track(path, music, dropped=None):
                  tuple(filter(None, genres)), clean_comment("\n".join(tags["comment"])), folders, folder, group)
 
 
-def read_tracks(files, music, min_seconds, check):
-    """Reads the tags of all files -> (list of Track, {reason: [ids or messages of the files left out]})."""
-    tracks, left_out = {}, {"unreadable": [], "too short": [], "twice": []}
+def read_tracks(files, music, min_seconds, decode, dropped):
+    """Reads the tags of all files -> (list of Track, {reason: [(id, detail)] of the files left out}). `dropped`: see `read_track`."""
+    tracks, left_out = [], {"unreadable": [], "too short": [], "twice": []}
     for path in tqdm(files, desc="reading tags", unit="file", disable=None):
         try:
-            track = read_track(path, music)
-            if check:
-                read_window(path)
+            track = read_track(path, music, dropped)
+            if decode:
+                check(path)
+            tracks.append(track)
         except AudioError as error:
-            left_out["unreadable"].append(str(error))
-            continue
-        key = (track.title.lower() or path, track.seconds)      # a copy in another folder could be in another split
-        if track.seconds < min_seconds:
-            left_out["too short"].append(track.id)
-        elif key in tracks:
-            left_out["twice"].append(track.id)
-        else:
-            tracks[key] = track
-    return list(tracks.values()), left_out
+            left_out["unreadable"].append((path.relative_to(music).as_posix(), str(error)))
+    left_out["too short"] = [(track.id, f"{track.seconds} s") for track in tracks if track.seconds < min_seconds]
+    tracks = [track for track in tracks if track.seconds >= min_seconds]
+    copies = find_copies(tracks, music)      # a copy could be in another split
+    left_out["twice"] = [(copy, f"{copy} has the same audio as {first}") for copy, first in copies.items()]
+    return [track for track in tracks if track.id not in copies], left_out
+
+
+def find_copies(tracks, music):
+    """{id: id of an earlier track with the same audio, sample by sample}; names and tags do not matter. A second in the middle is
+    decoded if other tracks have the same length, and everything if that second is the same too, for it may be silent."""
+    keys = {track.id: (track.seconds,) for track in tracks}
+    for parts in (lambda seconds: [(seconds / 2, 1)], lambda seconds: [(start, 60) for start in range(0, math.ceil(seconds), 60)]):
+        common = Counter(keys.values())
+        for track in tqdm([t for t in tracks if common[keys[t.id]] > 1], desc="looking for copies", unit="file", disable=None):
+            try:
+                keys[track.id] += tuple(hash(read_window(music / track.id, *part).tobytes()) for part in parts(track.seconds))
+            except AudioError:
+                keys[track.id] = (track.id,)      # a damaged file is like no other
+    first = {}
+    return {track.id: first[keys[track.id]] for track in tracks if first.setdefault(keys[track.id], track.id) != track.id}
 
 
 def joined_groups(tracks):
@@ -100,22 +110,23 @@ def joined_groups(tracks):
 
 
 def split_groups(groups, test_share, seed):
-    """The group of each track -> the split of each track; a group is never divided. valid gets half of the test share.
-
-    Groups are taken from the largest to the smallest, and each goes to the split that lacks most tracks. So the sizes come
-    close to the shares even with few albums. The largest group is always in train. The seed orders groups of equal size.
-    """
-    sizes = Counter(groups)
+    """The group of each track -> the split of each track; a group is never divided. valid gets half of the test share. Groups are
+    taken from the largest, which is in train, to the smallest; the seed orders equal ones. Each goes to the split that lacks most
+    tracks. But the last go where they are needed: train and valid need two tracks for training, test needs one."""
+    sizes, left, splits = Counter(groups), len(groups), {}
     order = sorted(sizes)
     np.random.default_rng((seed, 0)).shuffle(order)
     shares = {"train": 1 - 1.5 * test_share, "test": test_share, "valid": test_share / 2}
     lacking = {split: share * len(groups) for split, share in shares.items() if share > 0}
-    splits = {}
+    needs = {split: tracks for split, tracks in (("train", 2), ("valid", 2), ("test", 1)) if split in lacking}
     for group in sorted(order, key=lambda g: -sizes[g]):
-        empty = lacking.keys() - splits.values()
-        fill = len(order) - len(splits) <= len(empty)      # only as many groups are left as there are empty splits
-        splits[group] = max(sorted(empty) if fill else lacking, key=lacking.get) if splits else "train"
+        left -= sizes[group]
+        after = {split: needs | {split: max(0, needs[split] - sizes[group])} for split in lacking}
+        possible = [split for split, rest in after.items()
+                    if sum(rest.values()) <= left and sum(map(bool, rest.values())) < len(order) - len(splits)]
+        splits[group] = max(possible or [split for split in needs if needs[split]][:1], key=lacking.get) if splits else "train"
         lacking[splits[group]] -= sizes[group]
+        needs = after[splits[group]]
     return [splits[group] for group in groups]
 
 
@@ -133,33 +144,24 @@ def playlists(tracks):
              "tracks": [track.id for track in members]} for kind, title, texts, members in queries if title]
 
 
-def import_folder(music, out, seed=0, test_share=0.2, min_seconds=10.0, check=False):
-    """Writes out/manifest.jsonl and out/playlists.jsonl for all music files below the folder `music` -> report as text.
-
-    SF text is a file's title (or its name), artist, album and genres; LF its comment; PL the names of the two nearest
-    folders. There is no ASET text. Files are not copied. `check` decodes each file to its end instead of trusting its
-    header. Raises UserError when there is nothing to import.
-    """
-    music, out = Path(music).resolve(), Path(out).resolve()
-    if not music.is_dir():
-        raise UserError(f"{music}: no such folder of music")
-    if not 0 <= test_share <= 0.5:
-        raise UserError(f"--test-share {test_share:g} must be between 0 and 0.5")
-    files = sorted(p for p in music.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES and not p.name.startswith("."))
-    tracks, left_out = read_tracks(files, music, min_seconds, check)
-    if not tracks:
-        raise UserError(f"{music}: nothing to import of {len(files)} music files ({counts(left_out)})")
+def import_folder(music, out, seed=0, test_share=0.2, min_seconds=10.0, check=False, overwrite=False):
+    """Writes a collection of all music below the folder `music` to `out` -> report. SF text is a file's title (or its name),
+    artist, album and genres; LF its comment; PL the names of the two nearest folders. `check` decodes each file to its end. Raises
+    UserError when there is nothing to import, and without `overwrite` when there is a collection in `out`."""
+    music, out, skipped, dropped = Path(music).resolve(), Path(out).resolve(), [], []
+    check_paths(music, "folder", out, overwrite)
+    require(0 <= test_share <= 0.5, f"--test-share {test_share:g} must be between 0 and 0.5")
+    files = sorted(music / name for name in files_below(music, AUDIO_SUFFIXES, skipped))
+    tracks, left_out = read_tracks(files, music, min_seconds, check, dropped)
     groups = joined_groups(tracks)
     by_album = len(set(groups)) >= 3      # fewer cannot fill three splits
     splits = split_groups(groups if by_album else [track.id for track in tracks], test_share, seed)
-    rows = [{"id": track.id, "audio": path_in_manifest(music / track.id, out), "split": split, "duration": track.seconds,
-             "text": by_source(sf=(track.title, track.artist, track.album, *track.genres), lf=track.comments,
-                               pl=distinct(track.folders)[:2])} for track, split in zip(tracks, splits)]
-    write_jsonl(out / "playlists.jsonl", playlists([track for track, split in zip(tracks, splits) if split == "test"]))
-    write_jsonl(out / "manifest.jsonl", rows)      # last: a folder with a manifest is complete
+    lines = [{"id": track.id, "audio": path_in_manifest(music / track.id, out), "split": split, "duration": track.seconds,
+              "text": by_source(sf=(track.title, track.artist, track.album, *track.genres), lf=track.comments,
+                                pl=distinct(track.folders)[:2])} for track, split in zip(tracks, splits)]
     group_of = {track.id: group for track, group in zip(tracks, groups)}
-    lines = [split_table(rows, hours=lambda part: f"{sum(row['duration'] for row in part) / 3600:.1f}",
-                         albums=lambda part: len({group_of[row["id"]] for row in part}))]
-    lines += [f"unreadable: {message}" for message in left_out["unreadable"]] + [f"left out: {counts(left_out)}"]
-    lines += [] if by_album else ["fewer than three albums or folders: split by track, so figures will be too good"]
-    return "\n".join(lines)
+    notes = [] if by_album else ["fewer than three albums or folders: split by track, so figures will be too good"]
+    notes += [f"{len(dropped)} texts in the tags of {len(set(dropped))} files left out, their encoding is uncertain"] if dropped else []
+    test = playlists([track for track, split in zip(tracks, splits) if split == "test"])
+    return write_collection(music, out, lines, left_out, skipped, notes, None, test, albums=lambda part: len(
+        {group_of[line["id"]] for line in part}), hours=lambda part: f"{sum(line['duration'] for line in part) / 3600:.1f}")

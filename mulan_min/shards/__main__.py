@@ -1,14 +1,13 @@
 """python -m mulan_min.shards pack DIR OUT --size 1GB"""
-import argparse
 
-from mulan_min.command_line import run_script
+from mulan_min.command_line import Parser, run_script
 from mulan_min.errors import UserError
 from mulan_min.shards.pack import pack, parse_size
 
 
 def main(argv=None):
     """Runs the command. Raises UserError."""
-    parser = argparse.ArgumentParser("python -m mulan_min.shards", description="Tar shards of a manifest folder.")
+    parser = Parser("python -m mulan_min.shards", description="Tar shards of a manifest folder.")
     command = parser.add_subparsers(required=True, metavar="pack").add_parser("pack", help="write the shards")
     command.add_argument("folder", metavar="DIR", help="folder with manifest.jsonl; it is only read")
     command.add_argument("out", metavar="OUT", help="folder to make")

@@ -1,9 +1,12 @@
 """The command line: it finds, checks and counts the audio, and writes the manifest completely or not at all."""
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
+from unicodedata import normalize
 
 import pytest
 from commands import run_command
@@ -11,7 +14,7 @@ from docs import ROOT
 from test_music_folder import music, song  # noqa: F401  (a fixture)
 
 from mulan_min.data import read_manifest
-from mulan_min.datasets.importing import files_below, find_audio, index_by_name, split_table, text_table
+from mulan_min.datasets.importing import advice, files_below, find_audio, index_by_name, split_table, text_table
 from mulan_min.datasets.music_folder import import_folder
 from mulan_min.errors import UserError
 
@@ -64,6 +67,47 @@ def test_linked_folders_are_entered_once_and_hidden_files_not_taken(tmp_path):
     assert files_below(home, {".wav"}) == ["gone.wav", "a/4.wav", "b/1.wav"]
     assert run(table(home, "1.wav", "gone.wav"), tmp_path / "out") == 0
     assert (tmp_path / "out" / "left_out.txt").read_text().startswith("missing\tgone.wav")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links need no privilege on POSIX only")
+def test_one_walk_for_all_importers_leaves_trash_out_and_says_so(tmp_path, capsys):
+    kept = ["...And Justice/...one.wav", "Trash/two.wav", "z/three.wav", "zz/shared/four.wav"]
+    trash = [".Trash-1000/files/a.wav", "$RECYCLE.BIN/b.wav", "z/@eaDir/c.wav", "__MACOSX/d.wav", "System Volume Information/e.wav",
+             "z/._f.wav"]
+    home = tmp_path / "home"
+    for n, name in enumerate([*kept, *trash]):
+        song(home / name, seconds=10 + n, title=f"Song {'ABCDEFGHIJ'[n]}", album=f"Album {'ABCDEFGHIJ'[n]}")
+    (home / "a").symlink_to(home / "zz")      # a link has another name than the folder, and a folder is searched once
+    (home / "b").symlink_to(home / "zz" / "shared")
+    song(tmp_path / "far" / "five.wav", seconds=30, title="Song Far", album="Far")
+    (home / "link").symlink_to(tmp_path / "far")
+    (home / "up").symlink_to(tmp_path)      # a link upwards would lead to the whole disk
+    kept.insert(2, "link/five.wav")
+    left_out = []
+    assert files_below(home, {".wav"}, left_out) == kept
+    assert sorted(left_out) == sorted({name.split("/")[0] for name in trash[:2]} | {"z/@eaDir", "__MACOSX", trash[4].split("/")[0]}
+                                      | {f"files with a dot in front in {home / 'z'}"})
+    assert run_command("folder", home, tmp_path / "out") == 0
+    assert {r.id for r in read_manifest(tmp_path / "out")} == set(kept)
+    report = capsys.readouterr().out
+    assert re.search(r"^not searched: \$RECYCLE\.BIN, \.Trash-1000, ", report, re.M)
+    assert run(table(home, *(os.path.basename(name) for name in kept)), tmp_path / "out2") == 0
+    assert {str(r.audio.relative_to(home)) for r in read_manifest(tmp_path / "out2")} == set(kept)
+    assert "not searched: $RECYCLE.BIN, .Trash-1000, " in capsys.readouterr().out
+
+
+def test_unicode_forms_of_a_name_are_the_same_name(tmp_path):
+    for on_disk, in_text in (("NFD", "NFC"), ("NFC", "NFD")):
+        home, name = tmp_path / on_disk, "Björk/Jóga é.wav"
+        song(home / normalize(on_disk, name))
+        (home / "t.csv").write_text(f"f,t,s\n{normalize(in_text, name)},Jo\u0301ga,train\n"
+                                    f"{normalize(in_text, str(home / name))},Jóga,train\n")
+        assert run(home / "t.csv", home / "out") == 0
+        rows = read_manifest(home / "out")
+        assert len(rows) == 2 and all(os.path.samefile(r.audio, home / normalize(on_disk, name)) for r in rows)
+        assert [r.text for r in rows] == [{"sf": ["J\u00f3ga"]}] * 2
+    forms = [normalize(form, "é.wav") for form in ("NFC", "NFD")]      # both on one disk: each name finds its own file
+    assert [find_audio(index_by_name(forms), "", [form])[0] for form in forms] == forms
 
 
 def test_paths_are_relative_below_the_manifest_and_absolute_elsewhere(tmp_path, capsys):
@@ -127,6 +171,113 @@ def test_whole_videos_are_not_taken_for_clips(tmp_path, capsys):
     assert (recording.start, recording.duration) == (0.0, None)
 
 
+# ---- splits ----------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links need no privilege on POSIX only")
+def test_all_rows_of_one_file_are_in_one_split(tmp_path, capsys):
+    home = tmp_path / "x"
+    for n in range(40):
+        song(home / "d" / f"{n}.wav", seconds=1)
+    (home / "other name.wav").symlink_to(home / "d" / "7.wav")
+    names = [[f"d/{n}.wav", f"./d/{n}.wav", f"{n}", f"d/{n}.mp3", str(home / "d" / f"{n}.wav")] for n in range(40)]
+    names[7].append("other name")
+    rows = [(n, name) for n in range(40) for name in names[n]]
+    (home / "t.csv").write_text("i,f,t\n" + "".join(f"row {k},{name},Text {k}\n" for k, (_, name) in enumerate(rows)))
+    for source, out in ((home, "one"), (tmp_path / "elsewhere", "two")):      # the path below the csv file decides, on any machine
+        if source != home:
+            shutil.copytree(home / "d", source / "d")
+            (source / "t.csv").write_text("f,t\n" + "".join(f"{n}.wav,Text {n}\n" for n in range(40)))
+        options = ["--audio", "f", "--sf", "t", *(["--id", "i"] if source == home else [])]
+        assert run_command("csv", source / "t.csv", tmp_path / out, *options) == 0
+    sides = {}
+    for recording in read_manifest(tmp_path / "one"):
+        sides.setdefault(rows[int(recording.id.split()[1])][0], set()).add(recording.split)
+    assert all(len(splits) == 1 for splits in sides.values()) and len(sides) == 40
+    assert {split for splits in sides.values() for split in splits} == {"train", "valid", "test"}
+    assert {int(r.audio.stem): {r.split} for r in read_manifest(tmp_path / "two")} == sides
+    assert "more than one split" not in capsys.readouterr().out
+    # a split of the user's own stays as it is, but the report names the file
+    (home / "t.csv").write_text("f,t,s\nd/1.wav,A,train\n./d/1.wav,B,test\nd/2.wav,C,valid\n")
+    assert run(home / "t.csv", tmp_path / "own") == 0
+    assert [r.split for r in read_manifest(tmp_path / "own")] == ["train", "test", "valid"]
+    assert f"1 audio files are in more than one split, such as {home / 'd' / '1.wav'}\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("files", range(1, 31))
+def test_two_of_few_files_are_valid(tmp_path, files):
+    """By hand: two valid files, if two are left to train on; the shares of 300 files are tested in test_label_files.py."""
+    home = tmp_path / "x"
+    home.mkdir()
+    for n in range(files):
+        (home / f"{n}.wav").write_bytes(b"never opened")
+    (home / "t.csv").write_text("f,t\n" + "".join(f"{n}.wav,Text {n}\n" for n in range(files)))
+    assert run_command("csv", home / "t.csv", tmp_path / "out", "--audio", "f", "--sf", "t") == 0
+    splits = [r.split for r in read_manifest(tmp_path / "out")]
+    assert splits.count("test") <= max(2, files / 4)
+    if files - splits.count("test") >= 4:
+        assert splits.count("valid") >= 2 and splits.count("train") >= 2
+
+
+# ---- whether it can be trained on ------------------------------------------------------
+
+
+def test_the_report_says_how_to_train(tmp_path, capsys, monkeypatch):
+    """The printed command, with the smallest preset, trains. Five files in one folder without a name are SF text alone."""
+    import train
+
+    for n in range(5):
+        song(tmp_path / "Music" / f"{n}.ogg", title=f"Song {'ABCDE'[n]} of the day")
+    monkeypatch.chdir(tmp_path)
+    assert run_command("folder", "Music", "data/my music") == 0
+    command = shlex.split(capsys.readouterr().out.splitlines()[-1])
+    assert command[2:] == ["--audio", "resnet50", "--data", "data/my music", "--ratio", "sf=2", "--run", "runs/my music"]
+    train.main([*command[2:], "--preset", "smoke", "--steps", "2", "--workers", "0"])
+    assert (tmp_path / "runs" / "my music" / "best.pt").exists()
+
+
+def test_advice_by_hand(tmp_path):
+    def lines(train, valid, *sources, tags=()):
+        return [{"audio": f"{n}.wav", "split": "train" if n < train else "valid", "text": {s: ["x"] for s in sources}, "tags": tags}
+                for n in range(train + valid)]
+
+    assert " --ratio sf=2,lf=2,pl=1,aset=1 " in advice(lines(2, 2, "aset", "pl", "lf", "sf"), tmp_path)
+    assert " --ratio lf=2,pl=1 " in advice(lines(2, 2, "pl", "lf"), tmp_path)
+    assert "here are 2 and 1; add recordings" in advice(lines(2, 1, "sf"), tmp_path)
+    assert "here are 0 and 0; give text" in advice([*lines(9, 0), *lines(0, 5, "sf")], tmp_path)
+    assert "here are 0 and 0; give text" in advice(lines(9, 9, tags=["rock"]), tmp_path)
+    assert "here are 2 and 0" in advice([*lines(2, 0, "sf"), *lines(0, 9, "lf")], tmp_path)      # valid has no source of train
+    one_file = [line | {"audio": "0.wav"} for line in lines(9, 9, "sf")]
+    assert "here are 1 and 1" in advice(one_file, tmp_path)
+    assert "python train.py" in advice([line | {"start": float(n)} for n, line in enumerate(one_file)], tmp_path)      # its clips
+    assert "here are 0 and 0" in advice([line | {"audio": f"{n}.M4A"} for n, line in enumerate(lines(9, 9, "sf"))], tmp_path)
+
+
+@pytest.mark.skipif(not shutil.which("ffmpeg"), reason="ffmpeg makes and converts the files")
+def test_files_that_libsndfile_cannot_read_have_a_remedy(tmp_path, capsys):
+    home = tmp_path / "my music"
+    home.mkdir()
+    for n in range(4):
+        subprocess.run(["ffmpeg", "-loglevel", "error", "-f", "lavfi", "-i", f"sine=f={300 + n}:d=11", home / f"song {n}.m4a"],
+                       check=True)
+    shutil.copy(home / "song 0.m4a", home / "song 4.WMA")      # the name decides
+    assert run_command("folder", home, tmp_path / "out") == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "5 unreadable" in error and "libsndfile cannot read .m4a .wma; convert" in error
+    home_csv = home / "t.csv"
+    home_csv.write_text("f,t\n" + "".join(f"song {n}.m4a,Text {n}\n" for n in range(4)))
+    options = ["--audio", "f", "--sf", "t", "--overwrite"]
+    assert run_command("csv", home_csv, tmp_path / "out", *options) == 0
+    report = capsys.readouterr().out
+    assert "libsndfile cannot read .m4a; convert" in report and "training needs" in report
+    subprocess.run(["sh", "-c", error.partition("import again: ")[2]], check=True, capture_output=True)
+    assert run_command("csv", home_csv, tmp_path / "out", *options) == 0
+    assert [r.audio.suffix for r in read_manifest(tmp_path / "out")] == [".flac"] * 4      # not the .m4a of the same name
+    assert "cannot read" not in capsys.readouterr().out
+    assert run_command("folder", home, tmp_path / "out", "--overwrite") == 0
+    assert [r.text["sf"] for r in read_manifest(tmp_path / "out")] == [[f"song {n}"] for n in range(4)]      # 4.WMA is a copy of 0
+
+
 # ---- writing ---------------------------------------------------------------------------
 
 
@@ -143,6 +294,24 @@ def test_files_are_replaced_only_with_overwrite_and_old_ones_removed(tmp_path, c
     (out / "playlists.jsonl").write_text("of an earlier import")
     assert run(source, out, "--overwrite") == 0
     assert {path.name for path in out.iterdir()} == {"manifest.jsonl", "left_out.txt"}
+
+
+def test_a_folder_is_replaced_only_with_overwrite_too(tmp_path, capsys):
+    for n in range(5):
+        song(tmp_path / "m" / f"{n}.ogg", seconds=10 + n, title=f"Song {'ABCDE'[n]}")
+    out = tmp_path / "out"
+    assert run_command("folder", tmp_path / "m", out) == 0
+    (out / "manifest.jsonl").write_text((out / "manifest.jsonl").read_text() + "\n")      # edited by hand
+    (out / "labels.json").write_text("{}")
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    capsys.readouterr()
+    assert run_command("folder", tmp_path / "m", out) == 2
+    error = capsys.readouterr().err.strip()
+    assert "manifest.jsonl already exists; give --overwrite" in error and "\n" not in error
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert run_command("folder", tmp_path / "m", out, "--overwrite") == 0
+    assert {path.name for path in out.iterdir()} == {"manifest.jsonl", "playlists.jsonl", "left_out.txt"}
+    assert run_command("folder", tmp_path / "m", tmp_path / "m" / "0.ogg") == 2 and "not a folder" in capsys.readouterr().err
 
 
 def test_a_failure_leaves_what_was_there(tmp_path, capsys, monkeypatch):

@@ -3,6 +3,8 @@
 Expected results are worked out by hand, or computed from the same files by code that does not use the importer.
 """
 import ast
+import csv
+import io
 import json
 import re
 from argparse import Namespace
@@ -17,6 +19,7 @@ from docs import ROOT
 from mulan_min.data import read_manifest
 from mulan_min.datasets import label_files
 from mulan_min.datasets.label_files import split_by_hash
+from mulan_min.datasets.tables import read_csv, read_list
 from mulan_min.errors import UserError
 
 DATA = ROOT.parent / "shared" / "data"
@@ -416,10 +419,128 @@ def test_csv_without_splits_and_with_faults(tmp_path, capsys):
             ("", [], "no column 'f'; there are: none"),
             ("f,t\na.wav,x\n", ["--split", "t"], "line 2: split 'x'"), ("f,t\na.wav,x\n", ["--start", "t"], "line 2: t 'x'"),
             ("f,t\na.wav,x,y\n", [], "line 2: 3 cells under 2 columns"),
-            ("f,t\na.wav,[1]]\n", ["--sf", "t"], "line 2: t '[1]]'")):
+            ("f,t\na.wav,[1]]\n", ["--tags", "t"], "line 2: t '[1]]'")):
         put(home, {"t.csv": text})
         assert message in refused(capsys, "csv", home / "t.csv", tmp_path / "o", "--audio", "f", *options)
         assert not (tmp_path / "o").exists()
+
+
+# ---- lists -----------------------------------------------------------------------------
+
+LISTS = [["rock", "pop"], ["one"], [], ["singer's voice", 'no "drums"', "both ' and \""], ["AC/DC", "a\\b", "x, y", "[z]"],
+         ["Café 😀", "шансон", "歌"], ["line\nend", "tab\t"], [f"tag {n} of a long list" for n in range(60)]]
+
+
+@pytest.mark.parametrize("items", LISTS)
+def test_a_list_is_read_as_each_program_prints_it(items):
+    """The oracles are the programs: Python, numpy (with commas and without, in one line and in many), JSON in both its forms."""
+    array = np.array(items)
+    printed = [str(items), str(tuple(items)), json.dumps(items), json.dumps(items, ensure_ascii=False).replace("/", "\\/"),
+               np.array2string(array, separator=", ", threshold=99), np.array2string(array, threshold=99), str(list(array)),
+               f" {items}\n", str(items)[:-1] + (",]" if items else "]")]
+    printed += ["{" + str(items)[1:-1] + "}"] if items else ["", " ", "nan", "None", "NULL", "NaN"]
+    for cell in printed:
+        if cell != "()":
+            assert read_list(cell, "here", "tags") == items, cell
+
+
+def test_values_and_missing_values_of_a_list():
+    assert read_list("['a', None, nan, 'None', \"nan\"]", "", "") == ["a", "None", "nan"]
+    assert read_list('["a", null, NaN, "", true, 3]', "", "") == ["a", "", "true", "3"]
+    assert read_list("[12, 1, 38]", "", "") == read_list("[12  1\n 38]", "", "") == ["12", "1", "38"]
+    assert read_list("[1. 2.5 -3e-05]", "", "") == ["1.", "2.5", "-3e-05"]
+    for cell in ("['a', ['b']]", "[['a'], ['b']]", "[('a', 'b')]", "[{'a': 'b'}]", "{'a': 'b'}", "['a',, 'b']",
+                 "['a' ... 'z']", "['a'", "'a', 'b'", "['it's']", "['a'b]", "[rock, pop]", "['a'; 'b']", "[", "]",
+                 "rock", "{12}", "(1975)", "array(['a'])",
+                 "['a' + 'b']", "['" + "x" * 100_000, "[" * 100_000, "['x'" + " 'x'" * 30_000 + "?]", "['\\x']"):
+        with pytest.raises(UserError, match="^t.csv, line 7: tags .{3,50} is not a list like") as error:
+            read_list(cell, "t.csv, line 7", "tags")
+        assert "\n" not in str(error.value)
+
+
+def test_text_in_brackets_is_a_text_and_a_bad_list_is_an_error(tmp_path, capsys):
+    titles = ["[Untitled]", "[Official Video] Song [HD]", "[2019] Mix [[x]", "(Sittin' On) The Dock", "{x}", "['Til Dawn] Live",
+              "[a, b]", "[rock; pop]", "Live [", "[1]]"]
+    lists = {"['rock' 'pop']": ["rock", "pop"], '["rock", "pop"]': ["rock", "pop"], "nan": [], "['Untitled']": ["Untitled"],
+             "[]": []}
+    cells = [*titles, *lists]
+    table = io.StringIO()
+    csv.writer(table).writerows([("f", "t"), *((f"{n}.wav", cell) for n, cell in enumerate(cells))])
+    home = put(tmp_path / "x", {"t.csv": table.getvalue(), **audio_files(*(f"{n}.wav" for n in range(len(cells))))})
+    rows, _, _ = imported(home / "t.csv", "--audio", "f", "--sf", "t", dataset="csv")
+    assert [row["text"].get("sf", []) for row in rows.values()] == [[title] for title in titles] + list(lists.values())
+    for bad, options in (("['rock', 'pop'", ["--tags"]), ("[rock, pop]", ["--aset", "--tags"]), ("{'rock': 1}", ["--tags"]),
+                         ("['rock'; 'pop']", ["--sf", "--pl", "--tags"]), ("[['rock'], ['pop']]", ["--sf", "--tags"]),
+                         ("[{'name': 'rock'}]", ["--lf", "--aset"]), ("['rock' ... 'pop']", ["--sf"])):
+        put(home, {"t.csv": f'f,t\n0.wav,ok\n1.wav,"{bad}"\n'})
+        for option in options:
+            error = refused(capsys, "csv", home / "t.csv", tmp_path / "o", "--audio", "f", option, "t", "--separator", ";")
+            assert f"t.csv, line 3: t '{bad}' is not a list like" in error
+    put(home, {"t.csv": "f,t\n0.wav,a; [b]\n"})
+    rows, _, _ = imported(home / "t.csv", "--audio", "f", "--tags", "t", "--separator", ";", "--overwrite", dataset="csv")
+    assert rows["0.wav"]["tags"] == ["a", "[b]"]
+
+
+# ---- quotes ----------------------------------------------------------------------------
+
+WORDS = ["Heroes", "a, b", 'say "hi"', "two\nlines", "so, many\ncommas, here\n\nand, there", "", "12\" mix", "see song.mp3",
+         "x\r\ny", "Ж"]
+
+
+@pytest.mark.parametrize("delimiter", [",", "\t", ";"])
+def test_only_an_unclosed_quote_is_refused(tmp_path, delimiter):
+    """Random tables as Python's csv writes them are read as Python's csv reads them. If a closing quote is then deleted, the
+    error names the line of its opening quote, which is counted here in the text."""
+    rng, path, found = np.random.default_rng(0), tmp_path / "t.csv", 0
+    for trial in range(150):
+        rows = [[f"{n}.wav", *(WORDS[i] for i in rng.integers(len(WORDS), size=3))] for n in range(6)]
+        text = io.StringIO()
+        csv.writer(text, delimiter=delimiter, lineterminator=("\n", "\r\n")[trial % 2]).writerows([["f", "a", "b", "c"], *rows])
+        text = text.getvalue()
+        path.write_bytes(text.encode())
+        assert [cells for _, cells in read_csv(path, delimiter)] == [["f", "a", "b", "c"], *rows]
+        cells = list(re.finditer(rf'(?<=[{delimiter}])"((?:[^"]|"")*)"(?=[{delimiter}\r\n])', text))
+        # another quote in the cell or in its line may close it there, so it swallows no row
+        cells = [cell for cell in cells if '""' not in cell[1] and '"' not in text[cell.end():].splitlines()[0]]
+        if cells:
+            cell = cells[rng.integers(len(cells))]
+            path.write_bytes((text[:cell.end() - 1] + text[cell.end():]).encode())
+            line = text[:cell.start()].count("\n") + 1
+            with pytest.raises(UserError, match=f"t.csv, line {line}: a quote opens here") as error:
+                list(read_csv(path, delimiter))
+            assert "\n" not in str(error.value)
+            found += 1
+    assert found > 100
+
+
+@pytest.mark.parametrize("rest", ["b.wav,Foo,2\nc.wav,Bar,3\n", 'b.wav,"Foo,2\nc.wav,Bar,3\n', 'b.wav,Remix 12",2\nc.wav,Bar,3\n',
+                                  "", 'b.wav,"",2\n', 'b.wav,"""Foo"" live",2\n', 'b.wav,"Foo, bar",2\n', "b.wav,Foo,2"])
+def test_an_unclosed_quote_ends_the_import(tmp_path, capsys, rest):
+    text = 'f,t,n\nz.wav,"Two\nlines, of text",0\na.wav,"Heroes,1\n' + rest
+    home = put(tmp_path / "x", {"t.csv": text, **audio_files(*(f"{name}.wav" for name in "abcz"))})
+    error = refused(capsys, "csv", home / "t.csv", tmp_path / "out", "--audio", "f", "--sf", "t")
+    assert "t.csv, line 4: a quote opens here" in error and not (tmp_path / "out").exists()
+
+
+def test_quotes_in_the_datasets_files(tmp_path, capsys):
+    """Each table with quotes: the quote that closes a text is missing. A text of many lines is no error."""
+    home = put(tmp_path / "mtat", {"annotations_final.csv": ANNOTATIONS,
+                                   "clip_info_final.csv": CLIP_INFO.replace('Cantatas"', "Cantatas", 1)})
+    assert "clip_info_final.csv, line 2: a quote opens here" in refused(capsys, "mtat", home, tmp_path / "out")
+    home = put(tmp_path / "mc", {"musiccaps-public.csv": MUSICCAPS.replace('play."', "play.")})
+    assert "musiccaps-public.csv, line 4: a quote opens here" in refused(capsys, "musiccaps", home, tmp_path / "out")
+    home = audioset_home(tmp_path, **{"eval_segments.csv": 'abc, 0.000, 8.000, "/m/Rock\ndef, 0.000, 8.000, "/m/Rock"\n'})
+    assert "eval_segments.csv, line 1: a quote opens here" in refused(capsys, "audioset", home, tmp_path / "out")
+    biography = '"<p>Born in 1975,\n\nlives, plays, sings,\nhere.mp3, there</p>"'
+    for text, line in ((biography, None), (biography[:-1], 4)):
+        home = fma_home(tmp_path, f'2,{text},"Way, a Life",,AWOL,training,small,Rock,[12],,[],Food',
+                        "3,,Way,,AWOL,test,medium,,[],,[],Untitled")
+        put(home, audio_files("000/000002.mp3", "000/000003.mp3"))
+        if line:
+            assert f"tracks.csv, line {line}: a quote opens here" in refused(capsys, "fma", home, tmp_path / "out2")
+        else:
+            rows, _, _ = imported(home, dataset="fma")
+            assert rows["000002"]["text"]["lf"] == ["Born in 1975, lives, plays, sings, here.mp3, there"]
 
 
 def test_messages_name_missing_files(tmp_path, capsys):

@@ -1,7 +1,9 @@
 """A folder of music becomes a manifest: texts from tags and names, splits by album, playlists."""
+import itertools
 import json
 import os
-from collections import defaultdict
+import shutil
+from collections import Counter, defaultdict
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,6 +15,7 @@ from mutagen.oggopus import OggOpus
 from mutagen.oggvorbis import OggVorbis
 
 from mulan_min.data import read_manifest
+from mulan_min.datasets import music_folder
 from mulan_min.datasets.music_folder import clean_comment, clean_folder, clean_name, import_folder, joined_groups, read_track, split_groups
 from mulan_min.datasets.tables import clean_text
 from mulan_min.tasks import read_rows
@@ -45,7 +48,8 @@ def music(tmp_path):
         song(root / f"album {folder}" / "two.ogg", seconds=30 + ord(folder) % 7, album=f"album {folder}")
     song(root / "loose" / "p.ogg", seconds=15)
     song(root / "loose" / "q.ogg", seconds=16)
-    song(root / "loose" / "copy" / "p.ogg", seconds=15)  # the same name and length: the same piece
+    (root / "loose" / "copy").mkdir()
+    shutil.copy(root / "loose" / "p.ogg", root / "loose" / "copy" / "another name.ogg")
     song(root / "loose" / "r.ogg", seconds=17)
     song(root / "jingle.ogg", seconds=2)
     (root / "broken.mp3").write_bytes(b"no music at all")
@@ -86,7 +90,7 @@ def test_all_genres_and_artists_of_a_file(tmp_path, suffix, kind):
     file["genre"], file["artist"] = ["Rock", "Jazz; (4)Eurodisco"], ["Ann Lee", "Unknown Artist", "Bo"]
     file["comment"] = ["nice one", "a quiet song"]
     file.save()
-    track = read_track(path, tmp_path)
+    track = read_track(path, tmp_path, [])
     assert track.genres == ("Rock", "Jazz", "Disco", "Eurodisco") and track.artist == "Ann Lee, Bo" and track.title == "x"
     assert track.comments == ("a quiet song",)
 
@@ -160,12 +164,40 @@ def test_split_sizes():
     assert set(split_groups(groups, 0.0, 0)) == {"train"}
 
 
+def partitions(n, largest):
+    """All ways to write n as a sum of falling numbers."""
+    return [()] if n == 0 else [(k, *rest) for k in range(min(n, largest), 0, -1) for rest in partitions(n - k, k)]
+
+
+@pytest.mark.parametrize("n", range(1, 11))
+def test_few_albums_can_be_trained_on_whenever_any_split_can(n):
+    """Brute force over all splits of all collections of n tracks: where one has two train and two valid tracks, ours has. Where one
+    has a test track as well, ours has."""
+    for sizes in partitions(n, n):
+        if len(sizes) > 7:
+            continue      # 3^8 splits take long; single tracks are tested below
+        splits = split_groups([f"g{g}" for g, size in enumerate(sizes) for _ in range(size)], 0.2, seed=0)
+        ours = [splits.count(split) for split in ("train", "valid", "test")]
+        for least in ([2, 2, 0], [2, 2, 1]):
+            possible = any(all(sum(size for size, at in zip(sizes, chosen) if at == s) >= need for s, need in enumerate(least))
+                           for chosen in itertools.product(range(3), repeat=len(sizes)))
+            assert not possible or all(count >= needed for count, needed in zip(ours, least)), (sizes, ours)
+
+
+def test_single_tracks_by_hand():
+    expected = {1: (1, 0, 0), 2: (2, 0, 0), 3: (2, 1, 0), 4: (2, 2, 0), 5: (2, 2, 1), 8: (5, 2, 1), 12: (8, 2, 2), 20: (14, 2, 4),
+                100: (70, 10, 20)}
+    for n, counts in expected.items():
+        splits = split_groups([str(i) for i in range(n)], 0.2, seed=0)
+        assert tuple(splits.count(split) for split in ("train", "valid", "test")) == counts, n
+
+
 def test_one_album_is_split_by_track_and_the_report_says_so(tmp_path):
     for n in range(10):
         song(tmp_path / "m" / f"song {n}.ogg", seconds=10 + n, title=f"Song {chr(65 + n)}", album="Only")
     rows, report = imported(tmp_path / "m", tmp_path / "out")
     counts = [row["split"] for row in rows.values()]
-    assert (counts.count("train"), counts.count("valid"), counts.count("test")) == (7, 1, 2)
+    assert (counts.count("train"), counts.count("valid"), counts.count("test")) == (7, 2, 1)
     assert "split by track" in report
 
 
@@ -226,8 +258,73 @@ def test_check_finds_what_headers_hide(tmp_path):
     data = (tmp_path / "m" / "cut.flac").read_bytes()
     (tmp_path / "m" / "cut.flac").write_bytes(data[: len(data) // 2])
     assert len(imported(tmp_path / "m", tmp_path / "out")[0]) == 4
-    rows, report = imported(tmp_path / "m", tmp_path / "out", check=True)
+    rows, report = imported(tmp_path / "m", tmp_path / "out", check=True, overwrite=True)
     assert len(rows) == 3 and "cut.flac" in report
+
+
+def write(path, samples, **tags):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with soundfile.SoundFile(path, "w", samplerate=8000, channels=1) as file:
+        for key, value in tags.items():
+            setattr(file, key, value)
+        file.write(samples)
+    return path
+
+
+def test_different_pieces_of_one_title_and_length_are_kept(tmp_path):
+    """Songs x stems, all of 30 s: every stem is silent at first, and in the middle, some for long. Six artists' Intro."""
+    rng = np.random.default_rng(0)
+    for song_number, stem in itertools.product(range(3), ("mixture", "drums", "bass")):
+        samples = 0.1 * rng.standard_normal(30 * 8000)
+        samples[:5 * 8000] = 0
+        samples[10 * 8000:(29 if stem == "bass" else 20) * 8000] = 0
+        write(tmp_path / "m" / f"song {song_number}" / f"{stem}.wav", samples)
+    for artist in range(6):
+        intro = 0.1 * rng.standard_normal(30 * 8000)
+        write(tmp_path / "m" / f"{artist}.flac", intro, title="Intro", artist=f"Artist {'ABCDEF'[artist]}")
+    rows, report = imported(tmp_path / "m", tmp_path / "out")
+    assert len(rows) == 15 and "0 twice" in report
+
+
+def test_copies_are_found_and_named_whatever_their_name_tags_and_folder(tmp_path):
+    rng = np.random.default_rng(0)
+    one, two, silent = (scale * rng.standard_normal(12 * 8000) for scale in (0.1, 0.1, 0))
+    write(tmp_path / "m" / "a" / "one.ogg", one, title="One", artist="Ann", album="First")
+    write(tmp_path / "m" / "b" / "track07.ogg", one, title="Another title", comment="A much longer tag than the other's " * 9)
+    write(tmp_path / "m" / "c" / "two.flac", two, title="Two", album="Second")
+    samples, _ = soundfile.read(tmp_path / "m" / "c" / "two.flac", dtype="int16")
+    write(tmp_path / "m" / "c" / "two.wav", samples)      # the same samples in another container
+    write(tmp_path / "m" / "d" / "silence.wav", silent)
+    shutil.copy(tmp_path / "m" / "d" / "silence.wav", tmp_path / "m" / "e.wav")
+    late = one.copy()
+    late[-1] += 0.1      # one sample differs
+    write(tmp_path / "m" / "late.flac", late)
+    write(tmp_path / "m" / "f" / "not late.flac", one)
+    rows, report = imported(tmp_path / "m", tmp_path / "out")
+    assert set(rows) == {"a/one.ogg", "c/two.flac", "d/silence.wav", "late.flac", "f/not late.flac"}
+    copies = {"b/track07.ogg": "a/one.ogg", "c/two.wav": "c/two.flac", "e.wav": "d/silence.wav"}
+    assert "0 too short, 3 twice; listed in" in report
+    for copy, first in copies.items():
+        assert f"twice: {copy} has the same audio as {first}\n" in report
+    listed = [line.split("\t") for line in (tmp_path / "out" / "left_out.txt").read_text().splitlines()]
+    assert listed == [["twice", copy, f"{copy} has the same audio as {first}"] for copy, first in copies.items()]
+
+
+def test_only_files_of_equal_length_are_decoded_and_mostly_a_second_of_them(tmp_path, monkeypatch):
+    rng, decoded = np.random.default_rng(0), Counter()
+    for n in range(4):
+        write(tmp_path / "m" / f"alone {n}.wav", 0.1 * rng.standard_normal((20 + n) * 8000))
+        write(tmp_path / "m" / f"clip {n}.wav", 0.1 * rng.standard_normal(15 * 8000))
+    shutil.copy(tmp_path / "m" / "clip 0.wav", tmp_path / "m" / "copy 0.wav")
+
+    def counted(path, start, seconds):
+        decoded[path.name.split()[0]] += seconds
+        return read_window(path, start, seconds)
+
+    read_window = music_folder.read_window
+    monkeypatch.setattr(music_folder, "read_window", counted)
+    assert len(imported(tmp_path / "m", tmp_path / "out")[0]) == 8
+    assert decoded == {"clip": 4 * 1 + 60, "copy": 1 + 60}
 
 
 def test_files_are_replaced_whole(music, tmp_path, monkeypatch):
@@ -236,7 +333,7 @@ def test_files_are_replaced_whole(music, tmp_path, monkeypatch):
     before = [file.read_bytes() for file in files]
     monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
-        import_folder(music, tmp_path / "out", min_seconds=18)
+        import_folder(music, tmp_path / "out", min_seconds=18, overwrite=True)
     assert [file.read_bytes() for file in files] == before
 
 
