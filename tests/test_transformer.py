@@ -5,8 +5,10 @@ import pytest
 import torch
 from torch import nn
 
+from mulan_min.bert import Bert
 from mulan_min.errors import UserError
-from mulan_min.transformer import SelfAttention, TransformerBlock, attend, init_weights
+from mulan_min.spectrogram_transformer import SpectrogramTransformer
+from mulan_min.transformer import SelfAttention, TransformerBlock, attend
 
 WIDTH, HEADS, LENGTH = 24, 3, 11
 MASK = torch.arange(LENGTH)[None] < torch.tensor([11, 4, 1, 8])[:, None]  # (4, L): number of real tokens in each row
@@ -151,12 +153,13 @@ def test_both_sublayers_have_dropout_of_their_own(norm_first):
 def test_initial_weights_have_the_variance_of_one_over_the_inputs():
     """Each layer has other numbers of inputs and outputs; embedding tables have sd 0.02, cut at two of them."""
     torch.manual_seed(0)
-    block = TransformerBlock(64, 4, 256).apply(init_weights)
-    patches, table = nn.Conv2d(1, 96, (16, 8)).apply(init_weights), nn.Embedding(300, 64).apply(init_weights)
+    bert, ast = Bert(300, 64, 1, 4, 256), SpectrogramTransformer(64, 400, (16, 8), (16, 8), 96, 1, 4)
+    block = bert.blocks[0]
     for layer, inputs in ((block.attention.qkv, 64), (block.attention.out, 64), (block.mlp.fc1, 64), (block.mlp.fc2, 256),
-                          (patches, 16 * 8)):
+                          (ast.blocks[0].mlp.fc2, 4 * 96), (ast.patch_embedding, 16 * 8)):
         weight = layer.weight.detach()
         assert weight.std() * inputs ** 0.5 == pytest.approx(1, abs=5 / (2 * weight.numel()) ** 0.5)  # 5 standard deviations
         assert abs(weight.mean()) < 5 * weight.std() / weight.numel() ** 0.5 and not layer.bias.any()
-    assert table.weight.abs().max() <= 0.04
-    assert table.weight.std().item() == pytest.approx(0.02 * 0.8796, rel=0.03)  # 0.8796: sd of a normal cut at 2 sd
+    for table in (bert.words.weight, bert.positions.weight, ast.positions):
+        assert table.abs().max() <= 0.04
+        assert table.std().item() == pytest.approx(0.02 * 0.8796, rel=0.03)  # 0.8796: sd of a normal cut at 2 sd
