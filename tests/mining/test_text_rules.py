@@ -234,7 +234,7 @@ def test_changes_are_counted_by_rule():
                                   "official ", "\n", "(1999) ", "www."])
 def test_no_text_takes_long(unit):
     text = (unit * 20_000)[:20_000]
-    began = time.perf_counter()
+    began = time.process_time()
     clean(text, RULES_SF)
     clean(text, RULES_LF)
-    assert time.perf_counter() - began < 10
+    assert time.process_time() - began < 10
