@@ -425,7 +425,7 @@ def wait_for_a_silent_process():
     @distributed.rank_errors()
     def main(argv):
         rank, _, _ = distributed.start()
-        print(f"together {distributed.all_reduce_sum(torch.ones(1)):.0f}", flush=True)
+        print(f"together {distributed.all_reduce_sum(torch.ones(())):.0f}", flush=True)
         time.sleep(10_000 * rank)
         distributed.all_reduce_sum(torch.ones(1))
 
