@@ -77,3 +77,15 @@ def test_states_do_not_depend_on_the_batch_or_on_padding(autocast):
 def test_too_many_tokens_are_refused():
     with pytest.raises(UserError, match="9 tokens, but this BERT holds 8"):
         Bert(50, 24, 1, 3, 64, max_tokens=8)(*batch())
+
+
+def test_dropout_of_the_embeddings_zeroes_its_share_and_scales_the_rest():
+    """Without blocks the states are the normalised embeddings; in training a share of 0.3 is 0 and the rest is divided by 0.7."""
+    torch.manual_seed(0)
+    model, ids = Bert(50, 24, 0, 3, 64, dropout=0.3), torch.randint(1, 50, (40, 9))
+    mask = torch.ones(40, 9, dtype=torch.bool)
+    whole = model.eval()(ids, mask)
+    dropped = model.train()(ids, mask)
+    gone = (dropped == 0) & (whole != 0)
+    assert abs(gone.float().mean() - 0.3) < 5 * (0.3 * 0.7 / gone.numel()) ** 0.5  # 5 standard deviations
+    torch.testing.assert_close(dropped[~gone], whole[~gone] / 0.7)

@@ -31,6 +31,19 @@ def test_a_failed_save_keeps_the_old_file(tmp_path, monkeypatch):
     assert checkpoint.load(path)["step"] == 1 and os.listdir(tmp_path) == ["last.pt"]
 
 
+def test_the_content_is_on_the_disk_before_the_old_file_is_replaced(tmp_path, monkeypatch):
+    """Else a power cut after the rename leaves an empty file (ext4, XFS). The new name is given to what was synced, whole."""
+    path, calls, fsync, rename = tmp_path / "last.pt", [], os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda file: calls.append(("fsync", os.fstat(file).st_ino, os.fstat(file).st_size)) or fsync(file))
+    monkeypatch.setattr(os, "replace", lambda old, new: calls.append(("replace", os.stat(old).st_ino, os.stat(old).st_size)) or rename(old, new))
+    for step in (1, 2):
+        checkpoint.save(path, {"step": step, "model": torch.randn(1000)})
+        saved = path.stat()
+        assert calls == [("fsync", saved.st_ino, saved.st_size), ("replace", saved.st_ino, saved.st_size)] and saved.st_size > 4000
+        calls.clear()
+    assert checkpoint.load(path)["step"] == 2
+
+
 @pytest.mark.parametrize("keep", [0, 10, 0.5, -1])
 def test_truncated_files_are_refused(tmp_path, keep):
     path = tmp_path / "last.pt"

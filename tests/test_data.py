@@ -1,5 +1,6 @@
 """Manifests, windows and batches on small real folders."""
 import json
+from collections import Counter
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,8 +24,8 @@ RATE = 16000
 
 
 def ramp(seconds, level):
-    """A signal whose value tells its time: level + t / 100."""
-    return (level + np.arange(round(seconds * RATE)) / RATE / 100).astype(np.float32)
+    """A signal whose value tells its time: level + t / 10, which is 6e-6 from one sample to the next."""
+    return (level + np.arange(round(seconds * RATE)) / RATE / 10).astype(np.float32)
 
 
 def make_folder(folder, count=8, seconds=3.0, **changes):
@@ -97,9 +98,24 @@ def test_audio_and_text_of_a_pair_belong_together_and_windows_are_spread(tmp_pat
         for wave, ident, text in zip(item["waveforms"], item["ids"], words):
             number = int(ident[1:])
             assert text.replace(" ", "").endswith(f"number{number}")
-            starts.append((wave[0].item() - number / 20) * 100)
+            starts.append((wave[0].item() - number / 20) * 10)
     assert 0 <= min(starts) < 0.2 and 1.8 < max(starts) <= 2.0 and 0.9 < np.mean(starts) < 1.1
     assert "secret" not in tokenizer.get_vocab()
+
+
+def test_all_texts_of_a_recording_are_drawn_equally_often(tmp_path):
+    rows = make_folder(tmp_path, 4, seconds=1.0)
+    for row in rows:
+        row["text"] = {source: [f"{texts[0]} {word}" for word in ("one", "two", "three")] for source, texts in row["text"].items()}
+    write_rows(tmp_path, rows)
+    batches, drawn = make_batches(tmp_path, seconds=0.1, steps=600), Counter()
+    batches.make_targets = lambda recordings, texts: drawn.update(texts) or {}
+    for step in range(600):
+        batches[step]
+    shares = {"sf": 2, "lf": 2, "pl": 1, "aset": 1}      # of 600 each, over 4 recordings x 3 texts
+    expected = np.array([600 * shares[text.split()[0]] / 12 for text in sorted(drawn)])
+    counts = np.array([drawn[text] for text in sorted(drawn)])
+    assert len(drawn) == 4 * 4 * 3 and ((counts - expected) ** 2 / expected).sum() < 66      # chi-square, 32 degrees of freedom
 
 
 def test_batch_is_a_function_of_the_step_whatever_the_workers(tmp_path):

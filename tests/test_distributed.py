@@ -1,5 +1,6 @@
 """Many processes against one and the whole batch: the same gradients, in float64."""
 import json
+import multiprocessing
 import os
 import signal
 import socket
@@ -135,6 +136,35 @@ def test_the_first_process_decides(several):
     assert [found["agreed"] for found in several] == ["from 0"] * len(several)
 
 
+def draw(arguments, environment, path):
+    """A process of a run; what its random state gives at the start of each step goes into a file."""
+    os.environ |= environment
+    torch.set_num_threads(1)
+    drawn, backward = [], contrastive.backward
+    contrastive.backward = lambda *given: drawn.append(tuple(torch.rand(4).tolist())) or backward(*given)
+    train.main(arguments)
+    torch.save(drawn, path)
+
+
+def test_each_process_and_step_has_dropout_and_masks_of_its_own(small_world, tmp_path):
+    """Both come from the random state of torch."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["train"])      # a server that has imported it once, as in test_kill.py
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    arguments = ["--preset", "smoke", "--data", small_world, "--run", str(tmp_path / "run"), "--workers", "0", "--precision", "fp32",
+                 "--seconds", "1", "--steps", "3", "--text-warmup", "0"]
+    ranks = [context.Process(target=draw, args=(arguments, group | {"RANK": str(rank)}, tmp_path / f"{rank}")) for rank in range(2)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(300)
+        assert process.exitcode == 0
+    drawn = [numbers for rank in range(2) for numbers in torch.load(tmp_path / f"{rank}")]
+    assert len(drawn) == len(set(drawn)) == 2 * 3
+
+
 # ---- torchrun --------------------------------------------------------------------------
 
 
@@ -143,7 +173,7 @@ def torchrun(*arguments, check=True, wait=True):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--", str(ROOT / "train.py"), *arguments]
     if not wait:
         return subprocess.Popen(command, env=environment, start_new_session=True, stdout=subprocess.DEVNULL)
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
     assert not check or done.returncode == 0, done.stdout + done.stderr
     return done
 

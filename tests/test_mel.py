@@ -198,6 +198,23 @@ def test_normalisation_constants_are_saved_with_the_weights():
     assert (front.dialect, front.mel_mean, front.mel_std) == ("kaldi", -4.2677393, 4.5689974)  # as published with AST
 
 
+@pytest.mark.parametrize("dialect", ["slaney", "kaldi"])
+def test_without_constants_normalising_changes_nothing(dialect):
+    x = torch.tensor([[-11.5, 0.0, 3.25]])
+    assert torch.equal(LogMel(64, dialect).normalise(x), x)
+
+
+@pytest.mark.parametrize("name, audio", [("paper", "resnet50"), ("laptop", "ast"), ("laptop", "resnet50")])
+def test_the_constants_of_our_own_dialect_give_the_demo_world_mean_0_and_sd_half(small_world, name, audio):
+    """They were measured on the large demo world, and must nearly fit a small one: sd to 6 %, mean to 0.03."""
+    front = preset(name, audio).front
+    assert front.dialect == "slaney"
+    mel = LogMel(front.n_mels, front.dialect, RATE, front.window, front.hop, mean=front.mel_mean, std=front.mel_std)
+    waves = np.stack([read_window(path, 10.0, 10.0) for path in sorted(Path(small_world).glob("audio/*.flac"))])
+    normal = mel.normalise(mel(torch.from_numpy(waves)))
+    assert normal.mean().item() == pytest.approx(0, abs=0.03) and normal.std().item() == pytest.approx(0.5, rel=0.06)
+
+
 def test_an_unknown_dialect_and_short_waveforms_are_refused():
     with pytest.raises(UserError, match="htk"):
         LogMel(64, dialect="htk")

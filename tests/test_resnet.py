@@ -77,3 +77,14 @@ def test_each_block_starts_as_its_shortcut():
     assert torch.equal(block(x), x)
     nn.init.ones_(block.expand[1].weight)  # without our gamma = 0
     assert not torch.equal(block(x), x)
+
+
+def test_convolutions_start_with_a_variance_of_two_over_the_outputs():
+    """He et al. 2015, in the mode that keeps the size of gradients: 2 / (kernel x output channels). Most layers have other numbers
+    of inputs."""
+    torch.manual_seed(0)
+    layers = [module for module in ResNet50(8).modules() if isinstance(module, nn.Conv2d)]
+    assert len(layers) == 53
+    for layer in layers:
+        weight, expected = layer.weight.detach(), (2 / (layer.kernel_size[0] ** 2 * layer.out_channels)) ** 0.5
+        assert weight.std().item() == pytest.approx(expected, rel=5 / (2 * weight.numel()) ** 0.5)  # 5 standard deviations

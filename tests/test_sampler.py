@@ -48,7 +48,16 @@ def test_each_source_is_walked_without_replacement():
         size = len(members[source])
         epochs = [walk[i:i + size] for i in range(0, len(walk) - size + 1, size)]
         assert len(epochs) >= 6 and all(sorted(epoch) == members[source] for epoch in epochs)
-        assert len({tuple(epoch) for epoch in epochs}) == len(epochs)      # reshuffled every time
+        places = np.argsort(epochs)      # (epochs, members): where each member stood
+        assert abs(np.corrcoef(places)[~np.eye(len(epochs), dtype=bool)]).max() < 5 / size ** 0.5      # reshuffled every time
+
+
+def test_sources_with_the_same_recordings_have_orders_of_their_own():
+    """Else a recording would be drawn with all its sources within a few slots."""
+    sampler = Sampler(dict.fromkeys(PAPER, range(400)), PAPER, 6, seed=0)
+    for epoch in range(3):
+        places = np.argsort([sampler.order(source, epoch) for source in PAPER])
+        assert abs(np.corrcoef(places)[~np.eye(4, dtype=bool)]).max() < 5 / 400 ** 0.5      # 5 standard deviations
 
 
 def test_batch_is_a_pure_function_of_seed_and_step():

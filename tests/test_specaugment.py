@@ -1,5 +1,9 @@
+import pytest
 import torch
+from torch import nn
 
+from mulan_min.config import preset
+from mulan_min.mulan import AudioTower
 from mulan_min.specaugment import spec_augment
 
 
@@ -87,3 +91,20 @@ def test_there_is_no_loop_over_the_batch():
 
     spec_augment(torch.ones(2, 8, 8), 2, 2)
     assert operations(64) == operations(2)
+
+
+@pytest.mark.parametrize("setting, axis, width", [("freq_mask", 2, 5), ("time_mask", 1, 7)])
+def test_the_tower_gives_each_axis_its_own_width(setting, axis, width):
+    """With one of the settings at 0, all masked cells fill whole mels, or whole frames, and the widest stripe is as set."""
+    config = preset("smoke", "resnet50")
+    config.front.freq_mask = config.front.time_mask = 0
+    setattr(config.front, setting, width)
+    tower, seen = AudioTower(config).train(), []
+    tower.net = nn.Identity()
+    tower.net.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    torch.manual_seed(0)
+    tower.features(torch.ones(200, config.front.n_mels, 100))
+    whole = (seen[0] == 0).all(axis)  # (B, mels) or (B, frames)
+    assert whole.sum(1).max() == width and (seen[0] == 0).sum() == whole.sum() * seen[0].shape[axis]
+    tower.eval().features(torch.ones(200, config.front.n_mels, 100))
+    assert (seen[1] == 1).all()  # no masks in evaluation

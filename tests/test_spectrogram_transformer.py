@@ -96,3 +96,14 @@ def test_a_patch_that_does_not_fit_is_refused(patch, stride):
 def test_another_size_is_refused(size):
     with pytest.raises(UserError, match="built for 32 mels by 100 frames"):
         SpectrogramTransformer(32, 100, width=24, depth=1, heads=3)(torch.zeros(1, *size))
+
+
+def test_dropout_of_the_tokens_zeroes_its_share_and_scales_the_rest():
+    """Without blocks and norm the result is the [CLS] token itself, with its position."""
+    torch.manual_seed(0)
+    model, x = SpectrogramTransformer(32, 64, width=24, depth=0, heads=3, dropout=0.3), torch.randn(400, 32, 64)
+    model.norm = torch.nn.Identity()
+    whole, dropped = model.eval()(x), model.train()(x)
+    gone = dropped == 0
+    assert abs(gone.float().mean() - 0.3) < 5 * (0.3 * 0.7 / gone.numel()) ** 0.5  # 5 standard deviations
+    torch.testing.assert_close(dropped[~gone], whole[~gone] / 0.7)

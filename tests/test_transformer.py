@@ -5,7 +5,9 @@ import pytest
 import torch
 from torch import nn
 
+from mulan_min.bert import Bert
 from mulan_min.errors import UserError
+from mulan_min.spectrogram_transformer import SpectrogramTransformer
 from mulan_min.transformer import SelfAttention, TransformerBlock, attend
 
 WIDTH, HEADS, LENGTH = 24, 3, 11
@@ -130,3 +132,34 @@ def test_attention_dropout_keeps_the_mean(dtype):
 def test_heads_must_divide_the_width():
     with pytest.raises(UserError, match="width 10 .* 3 heads"):
         SelfAttention(10, 3)
+
+
+@pytest.mark.parametrize("norm_first", [True, False])
+def test_both_sublayers_have_dropout_of_their_own(norm_first):
+    """Attention gives 1 and the MLP 10 everywhere, the norms nothing: then the sums tell which of them were dropped."""
+    torch.manual_seed(0)
+    block = TransformerBlock(WIDTH, HEADS, 4 * WIDTH, dropout=0.2, norm_first=norm_first)
+    block.norm1, block.norm2 = nn.Identity(), nn.Identity()
+    for layer, value in ((block.attention.out, 1.0), (block.mlp.fc2, 10.0)):
+        nn.init.zeros_(layer.weight)
+        nn.init.constant_(layer.bias, value)
+    out = block(torch.zeros(50, LENGTH, WIDTH)) * 0.8
+    for value, share in ((0, 0.2 * 0.2), (1, 0.8 * 0.2), (10, 0.2 * 0.8), (11, 0.8 * 0.8)):
+        found = (out - value).abs() < 1e-4
+        assert abs(found.float().mean() - share) < 5 * (share * (1 - share) / out.numel()) ** 0.5  # 5 standard deviations
+    assert (block.eval()(torch.zeros(1, LENGTH, WIDTH)) == 11).all()
+
+
+def test_initial_weights_have_the_variance_of_one_over_the_inputs():
+    """Each layer has other numbers of inputs and outputs; embedding tables have sd 0.02, cut at two of them."""
+    torch.manual_seed(0)
+    bert, ast = Bert(300, 64, 1, 4, 256), SpectrogramTransformer(64, 400, (16, 8), (16, 8), 96, 1, 4)
+    block = bert.blocks[0]
+    for layer, inputs in ((block.attention.qkv, 64), (block.attention.out, 64), (block.mlp.fc1, 64), (block.mlp.fc2, 256),
+                          (ast.blocks[0].mlp.fc2, 4 * 96), (ast.patch_embedding, 16 * 8)):
+        weight = layer.weight.detach()
+        assert weight.std() * inputs ** 0.5 == pytest.approx(1, abs=5 / (2 * weight.numel()) ** 0.5)  # 5 standard deviations
+        assert abs(weight.mean()) < 5 * weight.std() / weight.numel() ** 0.5 and not layer.bias.any()
+    for table in (bert.words.weight, bert.positions.weight, ast.positions):
+        assert table.abs().max() <= 0.04
+        assert table.std().item() == pytest.approx(0.02 * 0.8796, rel=0.03)  # 0.8796: sd of a normal cut at 2 sd

@@ -141,3 +141,11 @@ def test_bad_files_are_refused(tmp_path, name, content, message):
 def test_bad_arguments_are_refused(texts, max_tokens, message):
     with pytest.raises(UserError, match=message):
         encode(train_wordpiece(TEXTS, 60), texts, max_tokens)
+
+
+def test_a_trained_vocabulary_knows_no_case_and_no_accents():
+    tokenizer = train_wordpiece([*TEXTS, "SLOW Waltz", "CAFÉ"], 120)
+    pieces = set(tokenizer.get_vocab()) - {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"}
+    assert all(piece == piece.lower() for piece in pieces) and "é" not in pieces
+    upper, lower = (encode(tokenizer, texts, 32)[0] for texts in (["SAD Piano", "CAFÉ Waltz"], ["sad piano", "cafe waltz"]))
+    assert torch.equal(upper, lower) and tokenizer.token_to_id("[UNK]") not in lower

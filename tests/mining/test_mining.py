@@ -391,7 +391,7 @@ def test_an_error_is_exit_code_two(tmp_path):
     for arguments, message in (([*mining, "none", "out"], "none/manifest.jsonl: no such file"),
                                ([*mining, "none"], "required: OUT"),
                                ([*script, "--data", "none"], "none/lf_truth.jsonl: cannot be read")):
-        done = subprocess.run([sys.executable, *arguments], cwd=tmp_path, text=True, timeout=60,
+        done = subprocess.run([sys.executable, *arguments], cwd=tmp_path, text=True, timeout=300,
                               env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True)
         assert done.returncode == 2 and message in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
     assert os.listdir(tmp_path) == []

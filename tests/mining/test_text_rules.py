@@ -52,6 +52,7 @@ CHANGED = [
     (rules.emoji_flood, "🔥🔥🔥🔥 nice beat", None), (rules.emoji_flood, "❤❤❤❤❤", None),
     (rules.shouting, "这首歌的钢琴很美 BEST SONG OF THE WHOLE YEAR", None),
     (rules.shouting, "BEST SONG OF THE WHOLE YEAR", None), (rules.shouting, "ЛУЧШАЯ ПЕСНЯ ЭТОГО ГОДА ДРУЗЬЯ", None),
+    (rules.shouting, "THE WALTZES ARE IN MAJOR", None), (rules.shouting, "SLOW WALTZ FOR ANNAS slow", None),
     (rules.repetition, "this is so goooooood", None), (rules.repetition, "哈哈哈哈哈哈", None),
     (rules.repetition, "na na NA na hey", None), (rules.repetition, "да да да да", None),
     (rules.time_stamps, "The solo at 2:31 is wild", "The solo is wild"),
@@ -85,6 +86,7 @@ UNCHANGED = [
     (rules.emoji_flood, "lovely slow beat 🔥🔥"), (rules.emoji_flood, "a harp and a flute and a choir 🔥🔥🔥🔥"),
     (rules.emoji_flood, "静かな夜"),
     (rules.shouting, "R.E.M. and ABBA in the USA"), (rules.shouting, "这首歌的钢琴很美这首歌的钢琴很美这首歌的钢琴很美"), (rules.shouting, "DJ SET"),
+    (rules.shouting, "THE WALTZ IS IN D MAJORS"), (rules.shouting, "ВАЛЬС ЗВУЧИТ ТИХО ТУТ"), (rules.shouting, "SLOW WALTZ FOR ANNA slow"),
     (rules.repetition, "sooo good..........."), (rules.repetition, "in 1000000 years"),
     (rules.repetition, "very very slow, very"), (rules.repetition, "哈哈哈"),
     (rules.time_stamps, "in 4/4 at 120 bpm, 1:1 mix"), (rules.time_stamps, "в ля минор"),
@@ -232,7 +234,7 @@ def test_changes_are_counted_by_rule():
                                   "official ", "\n", "(1999) ", "www."])
 def test_no_text_takes_long(unit):
     text = (unit * 20_000)[:20_000]
-    began = time.perf_counter()
+    began = time.process_time()
     clean(text, RULES_SF)
     clean(text, RULES_LF)
-    assert time.perf_counter() - began < 10
+    assert time.process_time() - began < 10
