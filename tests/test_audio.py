@@ -6,7 +6,8 @@ import pytest
 import soundfile
 from scipy import signal
 
-from mulan_min.audio import AudioError, check, cut_windows, duration, pad_to, read_window
+from mulan_min import audio
+from mulan_min.audio import AudioError, check, duration, pad_to, read_window
 
 
 def chirp(rate, seconds=5.0, channels=1, seed=0):
@@ -204,6 +205,7 @@ def test_an_mp3_without_a_length_can_be_read_to_its_end(tmp_path):
 
 
 def test_cut_windows_by_hand():
+    cut_windows = lambda *given: np.stack([*audio.cut_windows(*given)])  # noqa: E731
     wave = np.arange(100, dtype=np.float32)
     assert np.array_equal(cut_windows(wave[:30], 10), wave[:30].reshape(3, 10))
     assert np.array_equal(cut_windows(wave[:34], 10)[:3], wave[:30].reshape(3, 10))
