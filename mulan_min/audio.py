@@ -81,10 +81,13 @@ def _sound_file(path, source) -> soundfile.SoundFile:
         except (soundfile.LibsndfileError, TypeError) as error:  # perhaps an MP3 that begins with something else
             file, failure = None, error
         if file is None or file.format == "MP3":
-            in_memory, status = isinstance(path, SoundBytes), None if isinstance(path, SoundBytes) else os.stat(path)
-            counted = mp3.count_frames(path) if in_memory else _count(path, status.st_size, status.st_mtime_ns)
+            if isinstance(path, SoundBytes):  # libsndfile reads from the SoundBytes itself
+                frames, counted = io.BytesIO(path.content), mp3.count_frames(io.BytesIO(path.content))
+            else:
+                counted = _count(path, os.stat(path).st_size, os.stat(path).st_mtime_ns)
+                frames = open(path, "rb") if counted else None
             if counted:
-                file = soundfile.SoundFile(mp3.Counted(io.BytesIO(path.content) if in_memory else open(path, "rb"), *counted))
+                file = soundfile.SoundFile(mp3.Counted(frames, *counted))
         if file is None:
             raise failure
         return file

@@ -2,6 +2,7 @@
 the first bit rate and cannot read beyond. So the frames are counted here, and libsndfile gets them behind a Xing header."""
 import os
 import re
+import sys
 import tempfile
 import threading
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ LENGTHS = {(version, i << 4 | j << 2 | padding << 1): samples * kbps * 125 // (r
            for version, divisor, samples, table in ((0xFA, 1, 1152, KBPS[0]), (0xF2, 2, 576, KBPS[1]), (0xE2, 4, 576, KBPS[1]))
            for i, kbps in enumerate(table, 1) for j, rate in enumerate((44100, 48000, 32000)) for padding in (0, 1)}
 NEAR = 65536      # the first frame must begin within so many bytes after the tags (our choice)
-PRINTED = re.compile(rb"(\[src/libmpg123|Note: |Warning: ).*\n|\n")
+PRINTED = re.compile(rb"^(\[src/libmpg123|Note: |Warning: ).*\n|^\n", re.MULTILINE)
 redirecting = threading.Lock()
 
 
@@ -103,7 +104,7 @@ class Counted:
 def without_prints():
     """libmpg123 prints lines about damaged frames, without the file's name, to file descriptor 2. In this context they are dropped,
     and what others print there meanwhile is printed at its end. Does nothing while another thread is in it."""
-    if not redirecting.acquire(blocking=False):
+    if sys.__stderr__ is None or not redirecting.acquire(blocking=False):      # None: descriptor 2 may be any file
         yield
         return
     try:
