@@ -258,3 +258,29 @@ def test_check_finds_faults_anywhere_in_the_clip(tmp_path):
     path.write_bytes(path.read_bytes()[:-4])
     with pytest.raises(AudioError, match="x.wav: truncated"):
         check(path, 141.0)
+
+
+@pytest.mark.parametrize("rate", [16000, 22050, 44100])
+@pytest.mark.parametrize("name", ["x.wav", "x.flac", "x.ogg", "x.mp3"])
+def test_windows_of_a_clip_are_those_of_the_whole_clip(tmp_path, name, rate):
+    path = write(tmp_path / name, chirp(rate, 20, channels=2), rate)
+    for clip in ((0.0, None), (1.234, None), (3.0, 7.5), (17.0, 99.0), (2.0, 0.6)):
+        whole = read_window(path, *clip)
+        expected = np.stack([*audio.cut_windows(whole, 16000)])
+        found = np.stack([*audio.cut_windows(audio.Clip(path, *clip), 16000)])
+        assert found.dtype == np.float32 and found.shape == expected.shape == (max(1, -(-(len(whole) - 160) // 16000)), 16000)
+        np.testing.assert_allclose(found, expected, atol=2e-6)
+    for start in (-1.0, 21.0):
+        with pytest.raises(AudioError, match=f"{name}.*outside"):
+            next(audio.cut_windows(audio.Clip(path, start), 16000))
+
+
+def test_windows_of_a_clip_are_decoded_one_by_one_from_one_open_file(tmp_path, monkeypatch):
+    path, opened, read = write(tmp_path / "x.flac", chirp(16000, 60), 16000), [], []
+    real_open, real_read = audio.open_audio, soundfile.SoundFile.read
+    monkeypatch.setattr(audio, "open_audio", lambda path: opened.append(path) or real_open(path))
+    monkeypatch.setattr(soundfile.SoundFile, "read", lambda f, n, **kw: read.append(n) or real_read(f, n, **kw))
+    windows = audio.cut_windows(audio.Clip(path), 16000)
+    next(windows)
+    assert opened == [path] and len(read) == 1 and read[0] <= 2 * 16000
+    assert len([*windows]) == 59 and len(opened) == 1 and max(read) <= 3 * 16000
