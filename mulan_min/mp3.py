@@ -96,9 +96,6 @@ class Counted:
         self.position += len(data)
         return len(data)
 
-    def __del__(self):
-        self.source.close()
-
 
 @contextmanager
 def without_prints():

@@ -70,9 +70,12 @@ def test_windows_of_a_file_without_a_header_are_those_of_the_whole(tmp_path, ste
     check(path)
 
 
-def id3(size, seed=0):
-    """An ID3v2 tag with a picture of bytes that look like frames of another kind."""
-    body = (b"\xff\xf3\x40\xc4" + bytes(140)) * (size // 144 + 1)
+OTHER = b"\xff\xf3\x40\xc4" + bytes(100)      # a frame of another kind: MPEG 2, 22050 Hz, 32 kbit/s
+
+
+def id3(size):
+    """An ID3v2 tag with a picture whose bytes look like frames."""
+    body = OTHER * (size // len(OTHER) + 1)
     return b"ID3\x04\0\0" + bytes(size >> shift & 127 for shift in (21, 14, 7, 0)) + body[:size]
 
 
@@ -87,14 +90,34 @@ def surroundings(frames):
             "APE": frames + b"APETAGEX" + noise, "noise behind": frames + noise, "noise between": first + noise + second,
             "much between": first + 10 * noise + second, "a tag between": first + id3(200_000) + second,
             "false headers between": first + b"\0" + b"\xff\xfb\xe0\x64" * 50 + second, "half a frame behind": frames + second[:200],
-            "a byte between": first + b"\0" + second}
+            "frames of another kind between": first + 5 * OTHER + second, "a byte between": first + b"\0" + second}
 
 
 @pytest.mark.parametrize("name", [
     "tag", "two tags", "noise before", "zeros before", "RIFF", "ID3v1", "APE", "noise behind", "noise between", "much between",
-    "a tag between", "false headers between", "half a frame behind", "a byte between"])
+    "a tag between", "false headers between", "half a frame behind", "a byte between",
+    "frames of another kind between"])
 def test_what_stands_before_between_and_behind_the_frames_is_not_heard(stereo, name):
     np.testing.assert_array_equal(read(surroundings(stereo[1])[name]), read(stereo[1]))
+
+
+def test_the_stream_that_libsndfile_reads(stereo):
+    """The header and the frames, without what stands between them, wherever it is read."""
+    content = surroundings(stereo[1])["noise between"]
+    header, parts = mp3.count_frames(io.BytesIO(content))
+    expected, stream = header + stereo[1], mp3.Counted(io.BytesIO(content), header, parts)
+    assert len(parts) == 2 and stream.size == len(expected)
+    for offset in (0, 10, len(header) - 1, len(header), len(header) + parts[0][1] - 3, len(expected) - 5, len(expected), len(expected) + 9):
+        for size in (1, 4, 2000):
+            stream.seek(offset + 7)
+            stream.seek(-7, 1)
+            found, buffer = b"", bytearray(size)
+            while len(found) < size and (count := stream.readinto(buffer)):
+                found += buffer[:count]
+                assert stream.tell() == offset + len(found)
+            assert found[:size] == expected[offset:offset + size]
+    stream.seek(-5, 2)
+    assert stream.tell() == len(expected) - 5
 
 
 @pytest.mark.parametrize("word", [b"VBRI", b"Xing", b"Info"])
