@@ -2,6 +2,8 @@
 import io
 import os
 import re
+from collections import namedtuple
+from contextlib import nullcontext
 from fractions import Fraction
 from functools import lru_cache
 
@@ -9,6 +11,7 @@ import numpy as np
 import soundfile
 from scipy import signal
 
+from mulan_min import mp3
 from mulan_min.errors import UserError
 
 SHORTEST = 0.1  # s; shorter files are not recordings (our choice)
@@ -37,6 +40,9 @@ class SoundBytes(io.BytesIO):
         return super().seek(min(max(offset, -(2**62) if whence else 0), 2**62), whence)
 
 
+Clip = namedtuple("Clip", "path start seconds", defaults=(0.0, None))  # a part of a file, as for read_window
+
+
 def open_audio(path) -> soundfile.SoundFile:
     """Opens a path, or SoundBytes, for reading. Raises AudioError for a file that is missing, not a regular file, unreadable,
     empty, not audio, or shorter than 0.1 s, and for a header with impossible values."""
@@ -50,7 +56,7 @@ def open_audio(path) -> soundfile.SoundFile:
                 raise AudioError(f"{path}: not a file, but a directory, a pipe or a device")
             open(path, "rb").close()  # libsndfile does not report a missing permission
             source = os.fsencode(path) if os.name == "posix" else os.fspath(path)  # names on POSIX need not be UTF-8
-        file = soundfile.SoundFile(source)
+        file = _sound_file(path, source)
     except (OSError, ValueError) as error:  # missing, no permission; ValueError: the name contains a zero byte
         raise AudioError(f"{path}: {getattr(error, 'strerror', error)}") from None
     except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: for a name ending in .raw soundfile needs a format
@@ -65,6 +71,33 @@ def open_audio(path) -> soundfile.SoundFile:
         file.close()
         raise AudioError(f"{path}: {file.frames} samples at {file.samplerate} Hz, {problem}")
     return file
+
+
+def _sound_file(path, source) -> soundfile.SoundFile:
+    """Opens `source`, which stands for `path`, with libsndfile. An MP3 that does not state its length is opened as counted frames."""
+    with mp3.without_prints():
+        try:
+            file, failure = soundfile.SoundFile(source), None
+        except (soundfile.LibsndfileError, TypeError) as error:  # perhaps an MP3 that begins with something else
+            file, failure = None, error
+        if file is None or file.format == "MP3":
+            if isinstance(path, SoundBytes):  # libsndfile reads from the SoundBytes itself
+                frames, counted = io.BytesIO(path.content), mp3.count_frames(io.BytesIO(path.content))
+            else:
+                counted = _count(path, os.stat(path).st_size, os.stat(path).st_mtime_ns)
+                frames = open(path, "rb") if counted else None
+            if counted:
+                file = soundfile.SoundFile(mp3.Counted(frames, *counted))
+        if file is None:
+            raise failure
+        return file
+
+
+@lru_cache(maxsize=200_000)
+def _count(path, size, changed):
+    """mp3.count_frames of a file, once for each size and time of its last change."""
+    with open(path, "rb") as source:
+        return mp3.count_frames(source)
 
 
 def duration(path) -> float:
@@ -91,8 +124,9 @@ def _decode(path, file: soundfile.SoundFile, first: int, last: int) -> np.ndarra
     # inside the last page of an Ogg file, libvorbis seeks to a wrong frame, some hundreds away: start before that page
     begin = max(0, min(first - PRE_ROLL, file.frames - 2 * file.samplerate))
     try:
-        file.seek(begin)
-        frames = file.read(last - begin, dtype="float32", always_2d=True)  # (frames, channels)
+        with mp3.without_prints() if file.format == "MP3" else nullcontext():
+            file.seek(begin)
+            frames = file.read(last - begin, dtype="float32", always_2d=True)  # (frames, channels)
     except (soundfile.LibsndfileError, MemoryError) as error:  # MemoryError: the header's length is wrong
         raise AudioError(f"{path}: cannot be decoded here, perhaps truncated ({error})") from None
     end = begin + len(frames)
@@ -165,11 +199,16 @@ def pad_to(waveform: np.ndarray, samples: int) -> np.ndarray:
     return waveform if len(waveform) >= samples else np.pad(waveform, (0, samples - len(waveform)))
 
 
-def cut_windows(waveform: np.ndarray, window_samples: int) -> np.ndarray:
-    """Cuts (samples,) into consecutive windows (n, window_samples) for evaluation, n >= 1 (our choice). If samples are left at the
-    end, the last window overlaps the one before it and ends with the audio. Less than 1 % of a window, which may come from
-    resampling, is dropped. Only a waveform shorter than one window is padded with zeros."""
-    waveform = pad_to(waveform, window_samples)
-    count = max(1, -(-(len(waveform) - window_samples // 100) // window_samples))
-    starts = np.minimum(np.arange(count) * window_samples, len(waveform) - window_samples)
-    return np.stack([waveform[s : s + window_samples] for s in starts])
+def cut_windows(item, window_samples: int, sample_rate=16000):
+    """Yields the consecutive windows (window_samples,) of a waveform (samples,), or of a Clip, for evaluation (our choice). There
+    is at least one. If samples are left at the end, the last window overlaps the one before it and ends with the audio. Less than
+    1 % of a window, which may come from resampling, is dropped. Only audio shorter than one window is padded with zeros.
+
+    A Clip is decoded window by window. Raises AudioError as read_window does.
+    """
+    with open_audio(item.path) if isinstance(item, Clip) else nullcontext() as file:
+        first, last = _bounds(item.path, file, item.start, item.seconds, sample_rate) if file else (0, len(item))
+        for i in range(max(1, -(-(last - first - window_samples // 100) // window_samples))):
+            start = first + min(i * window_samples, max(0, last - first - window_samples))
+            end = min(last, start + window_samples)
+            yield pad_to(_resample(item.path, file, start, end, sample_rate) if file else item[start:end], window_samples)

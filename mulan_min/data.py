@@ -98,7 +98,8 @@ def read_collection(folders, split):
     """The recordings of one split in several manifest folders: [Recording]. Raises UserError when there are none."""
     recordings = [r for folder in folders for r in read_manifest(folder) if r.split == split]
     if not recordings:
-        raise UserError(f"no recording with split '{split}' in {', '.join(map(str, folders))}")
+        raise UserError(f"no recording with split '{split}' in {', '.join(map(str, folders))}: set it in some lines of the manifest, or "
+                        "import the music again with a larger --test-share")
     return recordings
 
 

@@ -4,39 +4,50 @@ import functools
 import numpy as np
 from tqdm import tqdm
 
-from mulan_min.audio import read_window
-from mulan_min.data import clip_seconds, read_manifest
+from mulan_min.audio import Clip
+from mulan_min.data import read_manifest
 from mulan_min.errors import MissingData, UserError
+from mulan_min.loader import check_skipped
 
 
 def split_embedder(model, folder):
-    """Returns a function embeddings(split) -> (recordings of the split, their embeddings (N, d)). It embeds a split at the first
-    call and stores the result, so all tasks share one pass over the audio. It raises MissingData if the split has fewer than two
-    recordings, and the errors of `embed_recordings`."""
+    """Returns a function embeddings(split) -> (recordings of the split, their embeddings (N, d), notes for the result). It embeds a
+    split at the first call and stores the result, so all tasks share one pass over the audio. Recordings that cannot be read are
+    left out. It raises MissingData if the split has fewer than two recordings, and the errors of `leave_out` and `embed_recordings`.
+    """
     @functools.cache
     def embeddings(split):
-        recordings = [r for r in read_manifest(folder) if r.split == split]
-        if len(recordings) < 2:
-            raise MissingData(f"{folder}: two or more '{split}' recordings are needed, not {len(recordings)}")
-        return recordings, embed_recordings(model, recordings)
+        recordings, unreadable = read_split(folder, split), {}
+        rows = embed_recordings(model, recordings, unreadable)
+        return leave_out(unreadable, folder, recordings, rows)
 
     return embeddings
 
 
-def embed_recordings(model, recordings, chunk=64):
-    """One unit row per recording, the mean over the windows of its clip: (N, d) float64. The model gets `chunk` recordings at a
-    time. Raises AudioError for an unreadable file, and UserError if an embedding is not finite."""
-    rate, rows = model.config.front.sample_rate, []
-    for i in tqdm(range(0, len(recordings), chunk), desc="embedding", unit=f" x {chunk} recordings", disable=None):
-        rows.append(finite_rows(model.embed_audio([path_or_waveform(r, rate) for r in recordings[i:i + chunk]]), "audio"))
-    return np.concatenate(rows)
+def read_split(folder, split):
+    """The recordings of one split. Raises MissingData if they are fewer than two."""
+    recordings = [r for r in read_manifest(folder) if r.split == split]
+    if len(recordings) < 2:
+        raise MissingData(f"{folder}: two or more '{split}' recordings are needed, not {len(recordings)}")
+    return recordings
 
 
-def path_or_waveform(recording, sample_rate):
-    """What `embed_audio` needs: the path if the recording is a whole file, the waveform (samples,) if it is a clip of one."""
-    if not recording.start and recording.duration is None:
-        return recording.audio
-    return read_window(recording.audio, recording.start, clip_seconds(recording), sample_rate)
+def leave_out(unreadable, folder, recordings, rows):
+    """The recordings and their rows (N, d) without those in `unreadable` {index: reason}, and a list of notes that names these.
+    Raises UserError if there are more of them than training tolerates, see `check_skipped`."""
+    check_skipped(unreadable, len(recordings))
+    kept = [i for i in range(len(recordings)) if i not in unreadable]
+    reasons = "; ".join(f"{recordings[i].id} ({reason})" for i, reason in sorted(unreadable.items()))
+    notes = [f"{folder}: {len(unreadable)} of {len(recordings)} recordings cannot be read; left out: {reasons}"] if unreadable else []
+    return [recordings[i] for i in kept], rows[kept], notes
+
+
+def embed_recordings(model, recordings, unreadable=None):
+    """One unit row per recording, the mean over the windows of its clip: (N, d) float64. unreadable: see `AudioTower.embed`. Raises
+    AudioError for an unreadable file, and UserError if an embedding is not finite."""
+    clips = [Clip(r.audio, r.start, r.duration) for r in recordings]
+    progress = tqdm(clips, desc="embedding", unit=" recordings", disable=None)
+    return finite_rows(model.audio.embed(progress, unreadable=unreadable), "audio")
 
 
 def embed_texts(model, texts):

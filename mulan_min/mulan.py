@@ -5,6 +5,7 @@ dot product of an audio embedding and a text embedding is their cosine.
 """
 import os
 from contextlib import contextmanager
+from itertools import islice
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from mulan_min import checkpoint
-from mulan_min.audio import cut_windows, read_window
+from mulan_min.audio import SHORTEST, AudioError, Clip, SoundBytes, cut_windows
 from mulan_min.bert import Bert
 from mulan_min.config import config_from_dict
 from mulan_min.device import default_device
@@ -24,6 +25,7 @@ from mulan_min.specaugment import spec_augment
 from mulan_min.spectrogram_transformer import SpectrogramTransformer
 from mulan_min.wordpiece import encode, finish
 
+PATHS = str, bytes, os.PathLike, SoundBytes
 PARTS = 4     # number of parts that a batch of texts is cut into, each of similar text lengths; our choice
 
 
@@ -72,43 +74,36 @@ class AudioTower(nn.Module):
         return l2_normalize(self.project(self.features(audio)))
 
     @torch.inference_mode()
-    def embed(self, items, batch_size=32):
-        """items: N paths, or 1-D float arrays at the run's sample rate -> (N, d) float32 on the CPU, unit rows.
+    def embed(self, items, batch_size=32, unreadable=None):
+        """N paths, `audio.Clip`s, or 1-D arrays or tensors as in `as_waveform`; or one of these -> (N, d) float32 on the CPU, unit rows.
 
         An item longer than a training window is cut into windows, and the mean of their embeddings is normalised. A shorter item
-        is padded with zeros. Runs in float32 and eval mode: an item's embedding does not depend on other items. Raises UserError.
+        is padded with zeros. A file is read window by window. Runs in float32 and eval mode: an item's embedding does not depend on
+        other items. Raises UserError. `unreadable`, a dictionary, gets {index: reason} of files that cannot be read, whose rows are
+        then meaningless; without it they are an AudioError.
         """
-        items = [items] if isinstance(items, (str, os.PathLike)) else items
-        totals = torch.zeros(len(items), self.project.out_features)
-        owners, windows = [], []      # windows that are not embedded yet; owners: the index of each window's item
-
-        def flush():
-            waveforms = torch.from_numpy(np.stack(windows)).to(self.project.weight.device)
-            totals.index_add_(0, torch.tensor(owners), self(waveforms).cpu())
-            owners.clear()
-            windows.clear()
-
+        alone = isinstance(items, (*PATHS, Clip)) or getattr(getattr(items, "dtype", None), "kind", "O") in "biufc"
+        items = [items] if alone or torch.is_tensor(items) else items if hasattr(items, "__len__") else list(items)
+        totals, windows = torch.zeros(len(items), self.project.out_features), self.windows(items, unreadable)
         with evaluating(self):
-            for i, item in enumerate(items):
-                for window in self.windows(item):
-                    owners.append(i)
-                    windows.append(window)
-                    if len(windows) == batch_size:
-                        flush()
-            if windows:
-                flush()
+            while batch := list(islice(windows, batch_size)):
+                owners, waveforms = zip(*batch)
+                embeddings = self(torch.from_numpy(np.stack(waveforms)).to(self.project.weight.device))
+                totals.index_add_(0, torch.tensor(owners), embeddings.cpu())
         return F.normalize(totals, dim=-1)
 
-    def windows(self, item):
-        """A path or a waveform (samples,) -> (n, samples of a training window) float32. Raises UserError."""
+    def windows(self, items, unreadable=None):
+        """Yields (index of the item, samples of a training window (samples,) float32). Raises UserError, see `embed`."""
         rate = self.front.sample_rate
-        if isinstance(item, (str, os.PathLike)):
-            item = read_window(item, sample_rate=rate)
-        waveform = np.asarray(item, dtype=np.float32)
-        if waveform.ndim != 1 or not len(waveform) or not np.isfinite(waveform).all():
-            raise UserError(f"audio must be paths or 1-D arrays of finite samples at {rate} Hz, "
-                            f"not an array of shape {waveform.shape}")
-        return cut_windows(waveform, self.samples)
+        for i, item in enumerate(items):
+            item = Clip(item) if isinstance(item, PATHS) else item
+            try:
+                for window in cut_windows(item if isinstance(item, Clip) else as_waveform(item, rate), self.samples, rate):
+                    yield i, window
+            except AudioError as error:
+                if unreadable is None:
+                    raise
+                unreadable[i] = str(error)
 
 
 class TextTower(nn.Module):
@@ -164,7 +159,7 @@ class MuLan(nn.Module):
         return self.audio(audio), self.text(tokens, mask)
 
     def embed_audio(self, items, batch_size=32):
-        """N paths or 1-D float arrays at the run's sample rate -> (N, d), unit rows; see `AudioTower.embed`."""
+        """N paths or 1-D arrays at the run's sample rate -> (N, d), unit rows; see `AudioTower.embed`."""
         return self.audio.embed(items, batch_size)
 
     @torch.inference_mode()
@@ -215,6 +210,22 @@ def restore(state, source, objective, build):
         reason = " ".join(" ".join(str(error).splitlines()[:2]).split())
         raise UserError(f"{source}: its weights do not fit its config or tokenizer ({reason or type(error).__name__})") from error
     return model
+
+
+def as_waveform(samples, rate):
+    """An array or tensor (samples,) -> (samples,) float32. int16, int32 and uint8 are scaled to -1..1, as in a WAV file. Raises
+    UserError for other types and shapes, less than 0.1 s, and values that are not finite or above 100 (our choice)."""
+    if torch.is_tensor(samples):
+        samples = (samples.float() if samples.is_floating_point() else samples).detach().cpu().numpy()
+    x = np.asarray(samples)
+    zero, scale = {"int16": (0, 2**15), "int32": (0, 2**31), "uint8": (128, 128)}.get(x.dtype.name, (0, x.dtype.kind == "f"))
+    fits = scale and x.ndim == 1 and len(x) >= SHORTEST * rate
+    peak = abs(x / scale).max() if fits else 0
+    if not fits or not peak <= 100:      # not, because of NaN
+        mix = f"; mix channels with x.mean(axis={np.argmin(x.shape)}), pass a batch as list(x)" if x.ndim > 1 else ""
+        raise UserError(f"audio must be paths or 1-D arrays of finite samples at {rate} Hz: {SHORTEST} s or longer, int16, int32, uint8 or "
+                        f"floats in -1..1; not {x.dtype} of shape {x.shape}{f', up to {peak:g}' if fits else ''}{mix}")
+    return ((x - np.float32(zero)) / np.float32(scale)).astype(np.float32)
 
 
 def check_texts(texts):

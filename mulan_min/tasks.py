@@ -37,9 +37,9 @@ def tagging(model, folder, embeddings, seed=0):
         notes = [f"{folder}: the classifier has no label for {', '.join(unknown)}; left out"]
     if not names:
         raise MissingData("; ".join(notes) or f"{folder}/labels.json: no label in it")
-    test, audio = embeddings("test")
+    test, audio, unreadable = embeddings("test")
     scores = audio @ embed_texts(model, names).T  # (N, C)
-    return score_labels(folder, label_sets, names, truth_table(test, names), {"": scores}, seed, notes)
+    return score_labels(folder, label_sets, names, truth_table(test, names), {"": scores}, seed, notes + unreadable)
 
 
 def score_labels(folder, label_sets, names, truth, scores, seed, notes=()):
@@ -77,7 +77,7 @@ def probe(model, folder, embeddings, seed=0):
     (one-vs-rest). Its C is the value of PROBE_C with the best ROC-AUC on the valid split."""
     label_sets, notes = read_labels(folder), []
     names = list(dict.fromkeys(chain(*label_sets.values())))  # each label once
-    recordings, audio = zip(*(embeddings(split) for split in ("train", "valid", "test")))
+    recordings, audio, unreadable = zip(*(embeddings(split) for split in ("train", "valid", "test")))
     learnable = has_both_classes(truth_table(recordings[0], names))
     if not learnable.all():
         notes = [f"{folder}: labels on none or all of the train split are left out: {', '.join(compress(names, ~learnable))}"]
@@ -98,7 +98,7 @@ def probe(model, folder, embeddings, seed=0):
         scores["zero_shot_"] = audio[2] @ embed_texts(model, names).T
     except MissingData as error:  # a classifier without some of these labels
         notes.append(str(error))
-    return score_labels(folder, label_sets, names, test_truth, scores, seed, notes) | {
+    return score_labels(folder, label_sets, names, test_truth, scores, seed, [*notes, *chain(*unreadable)]) | {
         "C": {name: PROBE_C[i] for name, i in zip(names, best)},
         "valid_roc_auc_by_C": {f"{C:g}": float(auc) for C, auc in zip(PROBE_C, valid_auc.mean(1))},
     }
@@ -112,7 +112,7 @@ def retrieval(model, folder, embeddings, seed=0):
     if not path.is_file():
         return retrieve_own_text(model, folder, embeddings, seed)
     rows = read_rows(path, texts=("title",), optional=("description", "set"))
-    test, audio = embeddings("test")
+    test, audio, notes = embeddings("test")
     position = {r.id: i for i, r in enumerate(test)}
     queries, skipped, outside = {}, [], 0  # queries: {name of the result's set: [(text, truth (N,)), ...]}
     for number, row in rows:
@@ -128,9 +128,10 @@ def retrieval(model, folder, embeddings, seed=0):
         for kind in ("title", "description"):
             if kind in row:
                 queries.setdefault(f"{row.get('set', 'playlist')}/{kind}", []).append((row[kind], truth))
-    notes = [f"{path}: {outside} tracks are not recordings of the test split; left out"] if outside else []
+    if outside:
+        notes = [*notes, f"{path}: {outside} tracks are not recordings of the test split; left out"]
     if skipped:
-        notes.append(f"{path}: playlists of none or all of the test recordings are left out: lines {', '.join(skipped)}")
+        notes = [*notes, f"{path}: playlists of none or all of the test recordings are left out: lines {', '.join(skipped)}"]
     if not queries:
         raise MissingData(f"{path}: no playlist holds some but not all of the test recordings of {folder}")
     sets = {}
@@ -142,7 +143,7 @@ def retrieval(model, folder, embeddings, seed=0):
 
 def retrieve_own_text(model, folder, embeddings, seed):
     """The first SF text of each test recording ranks all test recordings that have such a text."""
-    test, audio = embeddings("test")
+    test, audio, notes = embeddings("test")
     rows = [i for i, r in enumerate(test) if r.text.get("sf")]
     if len(rows) < 2:
         raise MissingData(f"{folder}: retrieval needs playlists.jsonl, or two test recordings with SF text")
@@ -153,7 +154,7 @@ def retrieve_own_text(model, folder, embeddings, seed):
         own[f"recall_at_{k}"] = estimate_over(metrics.recall_at_k(scores, targets, k), min(k / size, 1), seed)
     own["median_rank"] = estimate_over(metrics.target_ranks(scores, targets), (size + 1) / 2, seed, np.median)
     note = f"{folder} has no playlists.jsonl; the query for each recording is its own first SF text"
-    return {"recordings": size, "notes": [note], "sets": {"own text": own}}
+    return {"recordings": size, "notes": [note, *notes], "sets": {"own text": own}}
 
 
 def query_areas(scores, truth, seed):

@@ -6,7 +6,8 @@ import pytest
 import soundfile
 from scipy import signal
 
-from mulan_min.audio import AudioError, check, cut_windows, duration, pad_to, read_window
+from mulan_min import audio
+from mulan_min.audio import AudioError, check, duration, pad_to, read_window
 
 
 def chirp(rate, seconds=5.0, channels=1, seed=0):
@@ -204,6 +205,7 @@ def test_an_mp3_without_a_length_can_be_read_to_its_end(tmp_path):
 
 
 def test_cut_windows_by_hand():
+    cut_windows = lambda *given: np.stack([*audio.cut_windows(*given)])  # noqa: E731
     wave = np.arange(100, dtype=np.float32)
     assert np.array_equal(cut_windows(wave[:30], 10), wave[:30].reshape(3, 10))
     assert np.array_equal(cut_windows(wave[:34], 10)[:3], wave[:30].reshape(3, 10))
@@ -256,3 +258,29 @@ def test_check_finds_faults_anywhere_in_the_clip(tmp_path):
     path.write_bytes(path.read_bytes()[:-4])
     with pytest.raises(AudioError, match="x.wav: truncated"):
         check(path, 141.0)
+
+
+@pytest.mark.parametrize("rate", [16000, 22050, 44100])
+@pytest.mark.parametrize("name", ["x.wav", "x.flac", "x.ogg", "x.mp3"])
+def test_windows_of_a_clip_are_those_of_the_whole_clip(tmp_path, name, rate):
+    path = write(tmp_path / name, chirp(rate, 20, channels=2), rate)
+    for clip in ((0.0, None), (1.234, None), (3.0, 7.5), (17.0, 99.0), (2.0, 0.6)):
+        whole = read_window(path, *clip)
+        expected = np.stack([*audio.cut_windows(whole, 16000)])
+        found = np.stack([*audio.cut_windows(audio.Clip(path, *clip), 16000)])
+        assert found.dtype == np.float32 and found.shape == expected.shape == (max(1, -(-(len(whole) - 160) // 16000)), 16000)
+        np.testing.assert_allclose(found, expected, atol=2e-6)
+    for start in (-1.0, 21.0):
+        with pytest.raises(AudioError, match=f"{name}.*outside"):
+            next(audio.cut_windows(audio.Clip(path, start), 16000))
+
+
+def test_windows_of_a_clip_are_decoded_one_by_one_from_one_open_file(tmp_path, monkeypatch):
+    path, opened, read = write(tmp_path / "x.flac", chirp(16000, 60), 16000), [], []
+    real_open, real_read = audio.open_audio, soundfile.SoundFile.read
+    monkeypatch.setattr(audio, "open_audio", lambda path: opened.append(path) or real_open(path))
+    monkeypatch.setattr(soundfile.SoundFile, "read", lambda f, n, **kw: read.append(n) or real_read(f, n, **kw))
+    windows = audio.cut_windows(audio.Clip(path), 16000)
+    next(windows)
+    assert opened == [path] and len(read) == 1 and read[0] <= 2 * 16000
+    assert len([*windows]) == 59 and len(opened) == 1 and max(read) <= 3 * 16000

@@ -7,6 +7,7 @@ import pytest
 import soundfile
 import torch
 
+from mulan_min.audio import cut_windows
 from mulan_min.data import Recording
 from mulan_min.embedding import embed_recordings, embed_texts, split_embedder
 from mulan_min.errors import MissingData, UserError
@@ -20,14 +21,15 @@ class StubModel:
     def __init__(self, value=1.0):
         self.value, self.items = value, []
 
-    def embed_audio(self, items):
+    def embed(self, items, unreadable=None):
         self.items += items
         return torch.full((len(items), 2), self.value)
 
-    embed_text = embed_audio
+    embed_text = embed
+    audio = property(lambda self: self)      # the audio tower
 
 
-def test_clips_are_cut_out_of_their_files_and_whole_files_are_passed_as_paths(tmp_path):
+def test_clips_are_cut_out_of_their_files(tmp_path):
     path = tmp_path / "ramp.wav"
     ramp = np.linspace(0, 0.5, 4 * 16000, dtype=np.float32)
     soundfile.write(path, ramp, 16000, subtype="FLOAT")
@@ -35,11 +37,12 @@ def test_clips_are_cut_out_of_their_files_and_whole_files_are_passed_as_paths(tm
              Recording("middle", path, "test", {}, start=1.0, duration=2.0),
              Recording("beyond", path, "test", {}, start=3.0, duration=9.0)]
     model = StubModel()
-    assert embed_recordings(model, clips, chunk=3).shape == (4, 2)
-    assert model.items[0] == path
-    np.testing.assert_array_equal(model.items[1], ramp[48000:])
-    np.testing.assert_array_equal(model.items[2], ramp[16000:48000])
-    np.testing.assert_array_equal(model.items[3], ramp[48000:])  # not padded with silence
+    assert embed_recordings(model, clips).shape == (4, 2)
+    heard = [np.concatenate([*cut_windows(clip, 1600)]) for clip in model.items]
+    np.testing.assert_array_equal(heard[0], ramp)
+    np.testing.assert_array_equal(heard[1], ramp[48000:])
+    np.testing.assert_array_equal(heard[2], ramp[16000:48000])
+    np.testing.assert_array_equal(heard[3], ramp[48000:])  # not padded with silence
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -60,6 +63,6 @@ def test_a_split_is_embedded_once_and_needs_two_recordings(tmp_path):
     embeddings = split_embedder(model, tmp_path)
     assert not model.items
     assert [r.id for r in embeddings("test")[0]] == ["a", "c"] and embeddings("test")[1].shape == (2, 2)
-    assert [path.name for path in model.items] == ["a.wav", "c.wav"]
+    assert [clip.path.name for clip in model.items] == ["a.wav", "c.wav"]
     with pytest.raises(MissingData, match="'valid' recordings are needed, not 1"):
         embeddings("valid")

@@ -13,7 +13,7 @@ import pytest
 import soundfile
 import torch
 
-from mulan_min import checkpoint
+from mulan_min import checkpoint, loader
 from mulan_min.command_line import run_script
 from mulan_min.config import preset
 from mulan_min.data import read_manifest
@@ -98,6 +98,37 @@ def test_all_tasks_write_what_they_return(world, monkeypatch, capsys):
     value, (low, high) = volume["roc_auc"]["value"], volume["roc_auc"]["interval"]
     row = next(line for line in printed.splitlines() if line.startswith("volume"))
     assert row.split() == ["volume", "ROC-AUC", f"{value:.3f}", f"{low:.3f}", "-", f"{high:.3f}", "0.500"]
+
+
+def test_unreadable_recordings_are_left_out_named_and_refused_above_the_share_of_training(world, tmp_path, monkeypatch, capsys):
+    """The values are those of the collection without the broken file."""
+    run = tmp_path / "runs" / "tiny"
+    run.mkdir(parents=True)
+    os.link(world / "runs" / "tiny" / "best.pt", run / "best.pt")
+    songs = copy_songs(world, tmp_path / "songs", {"manifest.jsonl"})
+    rows = [json.loads(line) for line in (world / "songs" / "manifest.jsonl").read_text().splitlines()]
+    (songs / "broken.wav").write_bytes(b"no music")
+    broken = [rows[i] | {"id": f"bad {split}", "audio": "broken.wav"} for i, split in ((0, "train"), (2, "test"))]
+    write_lines(songs / "manifest.jsonl", [*broken, *rows])
+    call = ["--run", str(run), "--data", str(songs)]
+    monkeypatch.setattr(loader, "SKIPPED_SHARE", 1 / 9)
+    results = evaluate.main(["--task", "all", *call])
+    expected = evaluate.main(["--task", "all", "--run", str(run), "--data", str(world / "songs")])
+    printed = capsys.readouterr().err
+    for name, bad in (("tagging", ["test"]), ("probe", ["train", "test"]), ("retrieval", ["test"]), ("triplet", [])):
+        (part,), (other,) = results[name]["collections"], expected[name]["collections"]
+        assert part["sets"] == other["sets"] and part["recordings"] == other["recordings"]
+        lines = [f"{songs}: 1 of 9 recordings cannot be read; left out: bad {split} ({songs / 'broken.wav'}: not audio" for split in bad]
+        found = [note for note in part["notes"] if note not in other["notes"]]
+        assert len(found) == len(lines) and all(note.startswith(line) for note, line in zip(found, lines))
+        assert all(f"note: {note}\n" in printed for note in found)
+    evaluate.main(["--task", "probe", *call])
+    assert "bad train" in (run / "eval" / "probe.json").read_text()
+    monkeypatch.setattr(loader, "SKIPPED_SHARE", 0.01)
+    for task in ("tagging", "probe", "retrieval"):
+        with pytest.raises(UserError, match=r"^1 of 9 recordings cannot be read, more than 1%: .*broken.wav: not audio"):
+            evaluate.main(["--task", task, *call])
+    evaluate.main(["--task", "triplet", *call])      # needs no audio
 
 
 def test_two_evaluations_are_equal(world):

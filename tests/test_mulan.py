@@ -1,4 +1,7 @@
 """The joint model: unit embeddings that depend on their own input alone."""
+import os
+import wave as wave_module
+
 import numpy as np
 import pytest
 import soundfile
@@ -6,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from mulan_min import MuLan, checkpoint
+from mulan_min.audio import AudioError, Clip, SoundBytes
 from mulan_min.config import TOWERS, preset, resolve
 from mulan_min.errors import UserError
 from mulan_min.mulan import TextTower
@@ -78,6 +82,79 @@ def test_paths_and_arrays_agree(model, tmp_path):
     soundfile.write(tmp_path / "a.wav", wave, RATE, subtype="FLOAT")
     assert torch.equal(model.embed_audio([tmp_path / "a.wav"]), model.embed_audio([wave]))
     assert torch.equal(model.embed_audio(str(tmp_path / "a.wav")), model.embed_audio([wave]))
+
+
+def refusal(model, items):
+    with pytest.raises(UserError) as caught:
+        model.embed_audio(items)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_integers_are_scaled_by_their_type_as_in_a_file(model, tmp_path):
+    wave = noise(1.2)
+    for subtype, dtype, full in (("PCM_16", np.int16, 2**15), ("PCM_32", np.int32, 2**31), ("PCM_U8", np.uint8, 2**7)):
+        soundfile.write(tmp_path / "a.wav", wave, RATE, subtype=subtype)
+        if dtype == np.uint8:      # soundfile gives no bytes; the standard library does
+            with wave_module.open(str(tmp_path / "a.wav")) as file:
+                integers = np.frombuffer(file.readframes(10**6), np.uint8)
+        else:
+            integers = soundfile.read(tmp_path / "a.wav", dtype=np.dtype(dtype).name)[0]
+        assert integers.dtype == dtype and abs(integers.astype(float)).max() > full / 4
+        expected = model.embed_audio([tmp_path / "a.wav"])
+        for given in (integers, torch.tensor(integers), np.repeat(integers, 2)[::2]):      # the last is not contiguous
+            assert torch.allclose(model.embed_audio([given]), expected, atol=1e-5)
+    floats = model.embed_audio([wave])
+    for given in (wave.astype(np.float64), torch.from_numpy(wave).double().requires_grad_(), wave.tolist()):
+        assert torch.allclose(model.embed_audio([given]), floats, atol=1e-5)
+    for given in (wave.astype(np.float16), torch.from_numpy(wave).bfloat16()):
+        assert (model.embed_audio([given]) @ floats.T).item() > 0.99
+
+
+def test_one_array_is_one_item_and_two_dimensions_are_refused(model, tmp_path):
+    wave = noise(1.5)
+    soundfile.write(tmp_path / "a.wav", wave, RATE, subtype="FLOAT")
+    expected = model.embed_audio([wave])
+    path = tmp_path / "a.wav"
+    with open(path, "rb") as file:
+        in_memory = SoundBytes(file.read(), "a.wav")
+    for alone in (wave, torch.from_numpy(wave), path, str(path), os.fsencode(path), Clip(path), Clip(path, 0.0, 9.0), in_memory):
+        assert torch.equal(model.embed_audio(alone), expected)
+    for several in ((wave, path), iter([path, wave]), np.array([str(path)] * 2), {1: wave, 2: path}.values(), [in_memory, Clip(str(path))]):
+        assert torch.equal(model.embed_audio(several), expected.repeat(2, 1))
+    assert torch.equal(model.embed_audio(Clip(path, 0.5, 0.5)), model.embed_audio(wave[8000:16000]))
+    for bad, axis in ((np.zeros((RATE, 2)), 1), (np.zeros((2, RATE), np.int16), 0), (torch.zeros(1, RATE), 0)):
+        for items in (bad, [bad]):
+            message = refusal(model, items)
+            assert f"of shape {tuple(bad.shape)}; mix channels with x.mean(axis={axis}), pass a batch as list(x)" in message
+
+
+def test_what_is_no_sound_is_refused(model):
+    wave = noise(1.0)
+    for bad, found in ((wave + 0j, "complex64"), (wave > 0, "bool"), ((wave * 1000).astype(np.int64), "int64"),
+                       ((wave * 1000).astype(np.uint16), "uint16"), (wave[:1599], r"shape (1599,)"), (wave * 32768, "up to 1"),
+                       (np.float32(1), "float32 of shape ()"), (torch.zeros(()), "float32 of shape ()")):
+        for items in (bad, [bad], [wave, bad]):
+            message = refusal(model, items)
+            assert message.startswith("audio must be paths or 1-D arrays of finite samples at 16000 Hz: 0.1 s or longer") and found in message
+    assert "float64 of shape ()" in refusal(model, wave.tolist())      # a list of numbers
+    assert "int64 of shape ()" in refusal(model, (wave, RATE))      # what soundfile.read returns
+    model.embed_audio([noise(0.1)])
+    model.embed_audio([99 * np.sin(np.arange(RATE))])
+
+
+def test_files_that_cannot_be_read_are_left_to_the_caller_who_asks_for_it(model, tmp_path):
+    long, cut = tmp_path / "long.mp3", tmp_path / "cut.mp3"
+    soundfile.write(long, noise(8.0), RATE)
+    cut.write_bytes(long.read_bytes()[:-9000])      # its first windows are intact
+    items, found = [noise(1.0), tmp_path / "none.wav", long, cut, noise(1.0, 1)], {}
+    rows = model.audio.embed(items, batch_size=4, unreadable=found)
+    assert sorted(found) == [1, 3] and "none.wav: No such file" in found[1] and "cut.mp3: truncated" in found[3]
+    assert torch.allclose(rows[[0, 2, 4]], model.embed_audio([items[i] for i in (0, 2, 4)]), atol=1e-5)
+    with pytest.raises(AudioError, match="none.wav"):
+        model.embed_audio(items)
+    with pytest.raises(UserError, match="1-D arrays"):      # a mistake in the call is no damaged file
+        model.audio.embed([np.zeros((2, RATE))], unreadable={})
 
 
 def test_embedding_leaves_training_mode_as_it_was(model):

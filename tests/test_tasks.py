@@ -28,9 +28,9 @@ def recording(name, tags=(), split="test", text=None):
 
 
 def given(recordings, audio):
-    """Replaces `split_embedder`: the embeddings (N, d) of all recordings are given."""
+    """Replaces `split_embedder`: the embeddings (N, d) of all recordings are given. Each split has one note."""
     splits = np.array([r.split for r in recordings])
-    return lambda split: ([r for r in recordings if r.split == split], audio[splits == split])
+    return lambda split: ([r for r in recordings if r.split == split], audio[splits == split], [f"note of {split}"])
 
 
 def write(folder, name, rows):
@@ -72,6 +72,7 @@ def test_tagging_by_hand(tmp_path):
     assert "without positives in the test split are left out: never\n" in notes
     assert "without negatives in the test split are left out: always\n" in notes
     assert "fewer than two labels of set 'one'" in notes
+    assert "note of test\n" in notes  # what could not be read
     json.dumps(result, allow_nan=False)
 
 
@@ -94,7 +95,7 @@ def test_retrieval_by_hand(tmp_path):
     two = np.mean([(1 / i + 2 / j) / 2 for i in range(1, 5) for j in range(i + 1, 5)])
     assert sets["playlist/title"]["average_precision"]["chance"] == pytest.approx((25 / 48 + two) / 2)
     assert sets["other/title"]["roc_auc"]["value"] == 0.5
-    assert "2 tracks are not recordings of the test split" in "\n".join(result["notes"])
+    assert "2 tracks are not recordings of the test split" in "\n".join(result["notes"]) and "note of test" in result["notes"]
     assert "none or all of the test recordings are left out: lines 4" in "\n".join(result["notes"])
 
 
@@ -108,6 +109,7 @@ def test_retrieval_without_playlists_uses_the_own_text_of_each_recording(tmp_pat
     assert result["recordings"] == 3
     assert own["recall_at_1"]["value"] == pytest.approx(2 / 3)
     assert own["recall_at_1"]["chance"] == pytest.approx(1 / 3)
+    assert "note of test" in result["notes"]
     assert own["recall_at_10"]["value"] == 1.0 == own["recall_at_10"]["chance"]
     assert own["median_rank"]["value"] == 1.0 and own["median_rank"]["chance"] == 2.0
     assert own["roc_auc"]["value"] == pytest.approx((1 + 1 / 2 + 1) / 3)
@@ -185,6 +187,7 @@ def test_probe_fits_train_chooses_on_valid_and_reports_test(tmp_path):
     assert values["zero_shot_roc_auc"]["value"] == pytest.approx(zero_shot, abs=1e-12)
     assert values["roc_auc"]["value"] > values["zero_shot_roc_auc"]["value"] + 0.03
     assert any("none or all of the train split are left out: rare" in note for note in result["notes"])
+    assert {"note of train", "note of valid", "note of test"} < set(result["notes"])
     json.dumps(result, allow_nan=False)
 
 

@@ -17,12 +17,14 @@ from torch import nn
 from tqdm import tqdm
 
 from mulan_min import tag_classifier
+from mulan_min.audio import AudioError
 from mulan_min.companion.extractors import make_extractor
 from mulan_min.config import TOWERS, parse_ratio
-from mulan_min.data import read_clip_window, read_manifest
+from mulan_min.data import read_clip_window
+from mulan_min.embedding import leave_out, read_split
 from mulan_min.errors import MissingData, UserError
 from mulan_min.labels import label_table, read_labels, truth_table
-from mulan_min.mulan import AudioTower, evaluating, load_best, restore
+from mulan_min.mulan import AudioTower, as_waveform, evaluating, load_best, restore
 from mulan_min.tag_classifier import (backward_in_chunks, chances, choose_labels, label_auc, make_targets,  # noqa: F401
                                       measure_prior, prepare, warm_up)
 from mulan_min.tasks import score_labels
@@ -118,7 +120,8 @@ class JointTagger(nn.Module):
         with evaluating(self):
             for rows in torch.arange(len(waveforms)).split(BATCH):
                 truth = torch.zeros(len(rows), len(self.labels)) if targets is None else targets[rows]
-                part = torch.from_numpy(waveforms[rows.numpy()]).to(device)
+                part = np.stack([as_waveform(waveforms[i], self.config.front.sample_rate) for i in rows])
+                part = torch.from_numpy(part).to(device)
                 outputs.append([x.cpu() for x in self(part, truth.to(device), in_stage_1)])
         return [torch.cat(parts) for parts in zip(*outputs)]
 
@@ -184,18 +187,20 @@ def autotag(model, folder, embeddings=None, seed=0):
     """
     if not isinstance(model, JointTagger):
         raise MissingData("autotag needs a run of --objective joint-tags; zero-shot tagging is --task tagging")
-    test = [r for r in read_manifest(folder) if r.split == "test"]
+    test, unreadable = read_split(folder, "test"), {}
     front, count = model.config.front, model.config.tagger.test_windows
-    if len(test) < 2:
-        raise MissingData(f"{folder}: two or more 'test' recordings are needed, not {len(test)}")
-    scores = []
-    for recording in tqdm(test, desc="tagging", unit="recording", disable=None):
-        waveforms = np.stack([read_clip_window(recording, front.seconds, front.sample_rate, position)
-                              for position in (np.linspace(0, 1, count) if count > 1 else [0.5])])
-        scores.append(model.predict(waveforms)[2].sigmoid().mean(0).double().numpy())
+    scores = np.zeros((len(test), len(model.labels)))
+    for i, recording in enumerate(tqdm(test, desc="tagging", unit="recording", disable=None)):
+        try:
+            waveforms = np.stack([read_clip_window(recording, front.seconds, front.sample_rate, position)
+                                  for position in (np.linspace(0, 1, count) if count > 1 else [0.5])])
+            scores[i] = model.predict(waveforms)[2].sigmoid().mean(0).double().numpy()
+        except AudioError as error:
+            unreadable[i] = str(error)
+    test, scores, notes = leave_out(unreadable, folder, test, scores)
     if not np.isfinite(scores).all():
         raise UserError("the model's scores are not all finite numbers; train it again")
     sets = {"all": model.labels}
     with suppress(MissingData):      # a collection may have no labels.json
         sets |= read_labels(folder) | sets
-    return score_labels(folder, sets, model.labels, truth_table(test, model.labels), {"": np.stack(scores)}, seed)
+    return score_labels(folder, sets, model.labels, truth_table(test, model.labels), {"": scores}, seed, notes)

@@ -3,6 +3,7 @@ weights, finite differences, windows cut by soundfile and plain indices, scikit-
 import json
 import math
 import os
+import re
 import shutil
 import socket
 from functools import cache, partial
@@ -21,7 +22,7 @@ from torch import nn
 
 import eval as evaluate
 import train
-from mulan_min import checkpoint, distributed
+from mulan_min import checkpoint, distributed, loader
 from mulan_min.companion import joint_tagger
 from mulan_min.companion.joint_tagger import BATCH, JointTagger, pair_loss
 from mulan_min.config import resolve
@@ -622,7 +623,8 @@ def test_autotag_without_label_sets_and_with_one_window(tones, tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(joint_tagger, "score_labels", lambda *args: seen.append(args))
         joint_tagger.autotag(model, tmp_path)
-    _, sets, names, truth, scores, _ = seen[0]
+    _, sets, names, truth, scores, _, notes = seen[0]
+    assert notes == []
     middle = torch.from_numpy(np.stack([soundfile.read(row["audio"], dtype="float32")[0][4000:20000] for row in rows[6:]]))
     np.testing.assert_allclose(scores[""], sigmoid(classify_by_hand(model, middle)), atol=1e-5)
     assert sets == {"all": ["low", "high", "pitch 0"]} and names == model.labels
@@ -630,6 +632,37 @@ def test_autotag_without_label_sets_and_with_one_window(tones, tmp_path):
     model.classify[0][0].weight.data[0, 0] = math.nan
     with one_line("not all finite numbers"):
         joint_tagger.autotag(model, tmp_path)
+
+
+def test_autotag_leaves_out_what_cannot_be_read_and_refuses_too_much_of_it(tones, tmp_path, monkeypatch):
+    """The result of a collection with one unreadable file is that of the collection without it, and a note."""
+    model = JointTagger(make("ast", test_windows=2).config, ["low", "high"]).eval()
+    rows = [json.loads(line) for line in open(Path(tones) / "manifest.jsonl")][:40]
+    for i, row in enumerate(rows):
+        row |= {"audio": str(Path(tones) / row["audio"]), "split": "test", "tags": [["low", "high"][i % 2]]}
+    (tmp_path / "broken.wav").write_bytes(b"no music")
+    results, folders = [], (tmp_path / "less", tmp_path / "more")
+    monkeypatch.setattr(loader, "SKIPPED_SHARE", 1 / 41)
+    for folder, extra in zip(folders, ([], [rows[0] | {"id": "bad", "audio": str(tmp_path / "broken.wav")}])):
+        folder.mkdir()
+        (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:7] + extra + rows[7:]))
+        results.append(joint_tagger.autotag(model, folder))
+    less, more = results
+    assert less["notes"] == [] and more["sets"] == less["sets"] and more["recordings"] == less["recordings"] == 40
+    assert re.fullmatch(r".*more: 1 of 41 recordings cannot be read; left out: bad \(.*broken.wav: not audio.*\)", more["notes"][0])
+    monkeypatch.setattr(loader, "SKIPPED_SHARE", 0.01)
+    with one_line(r"^1 of 41 recordings cannot be read, more than 1%: .*broken.wav"):
+        joint_tagger.autotag(model, folders[1])
+
+
+def test_integers_are_predicted_like_the_floats_that_they_mean():
+    model = JointTagger(make("ast").config, ["low", "high"]).eval()
+    waves = (np.random.default_rng(0).uniform(-0.5, 0.5, (3, RATE)) * 32768).astype(np.int16)
+    expected = model.predict((waves / 32768).astype(np.float32))[2]
+    torch.testing.assert_close(model.predict(waves)[2], expected, atol=1e-5, rtol=0)
+    for bad in (waves + 0j, waves[None], waves[0]):
+        with pytest.raises(UserError, match="1-D arrays of finite samples"):
+            model.predict(bad)
 
 
 def contrastive(folder, data):
