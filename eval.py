@@ -5,13 +5,13 @@ triplets are AudioSet's class names and descriptions. With --text-encoder the tr
 
     python eval.py --task triplet --text-encoder DIR --pool mean --ontology FILE
 """
-import argparse
+import os
 import sys
 import time
 from pathlib import Path
 
 from mulan_min import checkpoint, tasks
-from mulan_min.command_line import run_script
+from mulan_min.command_line import Parser, run_script
 from mulan_min.companion.joint_tagger import JointTagger, autotag
 from mulan_min.device import default_device
 from mulan_min.embedding import split_embedder
@@ -53,7 +53,7 @@ def main(argv=None):
         embeddings = split_embedder(model, folder)
         for name in names:
             try:
-                results[name].append(run_task(name, run, str(folder), TASKS[name], model, folder, embeddings, args.seed))
+                results[name].append(run_task(name, run, shown(folder), TASKS[name], model, folder, embeddings, args.seed))
             except MissingData as error:
                 skipped.append(f"{name}: {error}")
     if not any(results.values()):
@@ -65,7 +65,7 @@ def main(argv=None):
 
 def parse(argv):
     """The command line as a namespace. Raises UserError for a wrong value and for options that cannot be combined."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = Parser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--task", default="all", help=", ".join(TASKS) + " or all [all]")
     parser.add_argument("--run", metavar="DIR", help="run folder or checkpoint file [the newest under runs/]")
     parser.add_argument("--data", metavar="DIR", action="append", help="collection; may be repeated [those of the run]")
@@ -125,6 +125,11 @@ def run_task(name, run, data, task, *arguments):
     for note in result["notes"]:
         print(f"note: {note}", file=sys.stderr)
     return result
+
+
+def shown(folder):
+    """A collection's folder as it is printed and stored: relative to the working folder if it is below it."""
+    return os.path.relpath(folder) if Path(folder).absolute().is_relative_to(Path.cwd()) else str(folder)
 
 
 def save(name, run, seed, collections, file=None):

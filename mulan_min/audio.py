@@ -75,29 +75,28 @@ def open_audio(path) -> soundfile.SoundFile:
 
 def _sound_file(path, source) -> soundfile.SoundFile:
     """Opens `source`, which stands for `path`, with libsndfile. An MP3 that does not state its length is opened as counted frames."""
+    file = failure = None
     with mp3.without_prints():
         try:
-            file, failure = soundfile.SoundFile(source), None
+            file = soundfile.SoundFile(source)
         except (soundfile.LibsndfileError, TypeError) as error:  # perhaps an MP3 that begins with something else
-            file, failure = None, error
-        if file is None or file.format == "MP3":
-            if isinstance(path, SoundBytes):  # libsndfile reads from the SoundBytes itself
-                frames, counted = io.BytesIO(path.content), mp3.count_frames(io.BytesIO(path.content))
+            failure = error
+        if failure or file.format == "MP3":
+            if source is path:  # in memory
+                data, counted = path.content, mp3.count_frames(path.content, not failure)
             else:
-                counted = _count(path, os.stat(path).st_size, os.stat(path).st_mtime_ns)
-                frames = open(path, "rb") if counted else None
+                data, counted = mp3.mapped(path), _count(path, not failure, os.path.getsize(path), os.stat(path).st_mtime_ns)
             if counted:
-                file = soundfile.SoundFile(mp3.Counted(frames, *counted))
-        if file is None:
-            raise failure
-        return file
+                return soundfile.SoundFile(mp3.Counted(data, *counted))
+    if failure:
+        raise failure
+    return file
 
 
 @lru_cache(maxsize=200_000)
-def _count(path, size, changed):
+def _count(path, is_readable, size, changed):
     """mp3.count_frames of a file, once for each size and time of its last change."""
-    with open(path, "rb") as source:
-        return mp3.count_frames(source)
+    return mp3.count_frames(mp3.mapped(path), is_readable)
 
 
 def duration(path) -> float:

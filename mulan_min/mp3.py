@@ -1,9 +1,9 @@
 """MP3 files. A Xing header, which is their first frame, states the number of frames. Without it libsndfile guesses the length from
 the first bit rate and cannot read beyond. So the frames are counted here, and libsndfile gets them behind a Xing header."""
+import mmap
 import os
 import re
 import sys
-import tempfile
 import threading
 from contextlib import contextmanager
 
@@ -13,56 +13,55 @@ KBPS = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320), (8, 16, 
 LENGTHS = {(version, i << 4 | j << 2 | padding << 1): samples * kbps * 125 // (rate // divisor) + padding
            for version, divisor, samples, table in ((0xFA, 1, 1152, KBPS[0]), (0xF2, 2, 576, KBPS[1]), (0xE2, 4, 576, KBPS[1]))
            for i, kbps in enumerate(table, 1) for j, rate in enumerate((44100, 48000, 32000)) for padding in (0, 1)}
+START = re.compile(rb"\xff[\xe2\xe3\xf2\xf3\xfa\xfb]|ID3[\2-\4]")      # of a frame, or of a tag
 NEAR = 65536      # the first frame must begin within so many bytes after the tags (our choice)
-PRINTED = re.compile(rb"^(\[src/libmpg123|Note: |Warning: ).*\n|^\n", re.MULTILINE)
-redirecting = threading.Lock()
+descriptor_2 = threading.Lock()
 
 
-def frame_at(source, position):
-    """((version, sample rate), length in bytes) of the frame at `position` of a binary file; (None, 0) if there is none."""
-    source.seek(position)
-    head = source.read(3)
-    key = (head[1] & 0xFE, head[2] & 0xFE) if len(head) == 3 and head[0] == 0xFF else None
+def mapped(path):
+    """The bytes of a file, which are read from the disk where they are used."""
+    with open(path, "rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if os.path.getsize(path) else b""
+
+
+def frame_at(data, at):
+    """((version, sample rate), length in bytes) of the frame at byte `at`; (None, 0) if there is none."""
+    key = (data[at + 1] & 0xFE, data[at + 2] & 0xFE) if data[at:at + 1] == b"\xff" and at + 2 < len(data) else None
     return ((key[0], key[1] & 0x0C), LENGTHS[key]) if key in LENGTHS else (None, 0)
 
 
-def frames(source):
-    """Yields (position, length in bytes) of each complete frame, whatever stands before, between and behind them. The first frame
+def frames(data):
+    """Yields (first byte, length in bytes) of each complete frame, whatever stands before, between and behind them. The first frame
     after something else must have another one of its kind behind it."""
-    size, position, end, kind, limit = source.seek(0, 2), 0, None, None, NEAR
-    while position < (size if kind else limit):
-        found, length = frame_at(source, position)
-        if found and kind in (None, found) and (position == end or frame_at(source, position + length)[0] == found):
-            if position + length <= size:
-                yield position, length
-            kind, position = found, position + length
-            end = position
-            continue
-        source.seek(position)
-        block = source.read(4096)
-        if block[:3] == b"ID3" and len(block) > 9:      # a tag; a picture in it may look like frames
-            position += 10 + sum(byte << shift for byte, shift in zip(block[6:10], (21, 14, 7, 0)))
-            limit = position + NEAR
+    at, end, kind, limit = 0, None, None, NEAR
+    while at < (len(data) if kind else limit):
+        found, length = frame_at(data, at)
+        if found and kind in (None, found) and (at == end or frame_at(data, at + length)[0] == found):
+            if at + length <= len(data):
+                yield at, length
+            kind, end = found, at + length
+            at = end
+        elif data[at:at + 3] == b"ID3" and at + 9 < len(data):      # a tag; a picture in it may look like frames
+            at += 10 + sum(byte << shift for byte, shift in zip(data[at + 6:at + 10], (21, 14, 7, 0)))
+            limit = at + NEAR
+        elif candidate := START.search(data, at + 1):
+            at = candidate.start()
         else:
-            candidate = re.compile(rb"\xff[\xe2\xe3\xf2\xf3\xfa\xfb]").search(block, 1)
-            position += candidate.start() if candidate else max(1, len(block) - 1)
+            return
 
 
-def count_frames(source):
-    """A binary file -> (a Xing header with the number of its frames, [(position, length in bytes) of each part of the file that holds
-    frames only]). None if the file states its length, or is no MP3."""
-    count, parts = 0, []
-    for position, length in frames(source):
-        if not count:
-            source.seek(position)
-            first = source.read(length)
-            if stated := re.search(rb"Xing|Info|VBRI", first[:48]):      # this frame holds no audio
-                if stated[0] != b"VBRI" and first[stated.end() + 3] & 1:      # libsndfile does not know VBRI
-                    return None
-                continue
-        if not count or sum(parts[-1]) != position:
-            parts.append((position, 0))
-        parts[-1], count = (parts[-1][0], parts[-1][1] + length), count + 1
+def count_frames(data, is_readable=True):
+    """The bytes of a file -> (a Xing header with the number of its frames, [(first byte, length) of each part of the file that holds
+    frames only]). None if it is no MP3, or if it states its length and libsndfile can read it."""
+    count, parts, first = 0, [], None
+    for at, length in frames(data):
+        if not count and (stated := re.search(rb"Xing|Info|VBRI", data[at:at + min(48, length)])):      # this frame holds no audio
+            if is_readable and stated[0] != b"VBRI" and (data[at + stated.end() + 3:at + stated.end() + 4] or b"\0")[0] & 1:      # libsndfile does not know VBRI
+                return None
+            continue
+        count, first = count + 1, first or data[at:at + 4]
+        begin, size = parts.pop() if parts and sum(parts[-1]) == at else (at, 0)
+        parts.append((begin, size + length))
     if not count:
         return None
     version, quality, channels = first[1] & 0xFE, 0xE0 | first[2] & 0x0C, first[3]      # the highest bit rate
@@ -72,46 +71,37 @@ def count_frames(source):
 
 
 class Counted:
-    """The result of count_frames as a binary file for libsndfile: the header, then the frames of `source`."""
+    """The result of count_frames(data) as a file for libsndfile: the header, then the frames."""
 
-    def __init__(self, source, header, parts):
-        self.source, self.header, self.parts, self.position = source, header, parts, 0
-        self.size = len(header) + sum(length for _, length in parts)
+    def __init__(self, data, header, parts):
+        self.pieces, self.at = [header, *(memoryview(data)[begin:begin + length] for begin, length in parts)], 0
 
     def tell(self):
-        return self.position
+        return self.at
 
     def seek(self, offset, whence=0):
-        self.position = max(0, offset + (0, self.position, self.size)[whence])
+        self.at = max(0, offset + (0, self.at, sum(map(len, self.pieces)))[whence])
 
-    def readinto(self, buffer):
-        begin, data = self.position - len(self.header), self.header[self.position:self.position + len(buffer)]
-        for position, length in self.parts if begin >= 0 else ():
-            if begin < length:
-                self.source.seek(position + begin)
-                data = self.source.read(min(len(buffer), length - begin))
-                break
-            begin -= length
-        buffer[:len(data)] = data
-        self.position += len(data)
-        return len(data)
+    def read(self, size):
+        first = self.at      # in the piece
+        for piece in self.pieces:
+            if first < len(piece):
+                self.at += len(content := bytes(piece[first:first + size]))
+                return content
+            first -= len(piece)
+        return b""
 
 
 @contextmanager
 def without_prints():
-    """libmpg123 prints lines about damaged frames, without the file's name, to file descriptor 2. In this context they are dropped,
-    and what others print there meanwhile is printed at its end. Does nothing while another thread is in it."""
-    if sys.__stderr__ is None or not redirecting.acquire(blocking=False):      # None: descriptor 2 may be any file
+    """libmpg123 prints lines about damaged frames, without the file's name, to file descriptor 2. In this context, which one thread at
+    a time may enter, nothing is printed there."""
+    if sys.__stderr__ is None:      # a program without a terminal: descriptor 2 may be any file
         yield
         return
-    try:
-        with tempfile.TemporaryFile() as printed, open(os.dup(2), "wb") as stderr:
-            os.dup2(printed.fileno(), 2)
-            try:
-                yield
-            finally:
-                os.dup2(stderr.fileno(), 2)
-                printed.seek(0)
-                stderr.write(PRINTED.sub(b"", printed.read()))
-    finally:
-        redirecting.release()
+    with descriptor_2, open(os.devnull, "wb") as nowhere, open(os.dup(2), "wb") as stderr:
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(stderr.fileno(), 2)
