@@ -25,7 +25,6 @@ from mulan_min.demo.world import make_world
 from mulan_min.errors import UserError
 from mulan_min.files import write_json, write_text
 from mulan_min.loader import check_skipped, loader, worker_errors
-from mulan_min.precision import compile_networks
 from mulan_min.shards.reader import find_shards, first_recordings
 from mulan_min.shards.stream import ShardStream
 from mulan_min.validation import VALID_RECORDINGS, choose_valid
@@ -193,6 +192,18 @@ def make_optimizer(model, optim):
     if hasattr(model, "temperature"):
         groups.append({"params": [model.temperature], "max_lr": optim.text_lr, "weight_decay": 0.0})
     return torch.optim.AdamW(groups, betas=(0.9, 0.98), fused=True)
+
+
+def compile_networks(networks, device):
+    """Compiles modules in place with torch.compile. networks: [(module, dynamic)]; dynamic: True if the input shapes change from
+    step to step. Raises UserError if a compiler is missing."""
+    try:
+        torch.compile(lambda x: x + 1)(torch.ones(2, device=device))
+    except Exception as error:      # torch._dynamo and torch._inductor raise types that change from version to version
+        reason = str(error).strip().splitlines()[0][:200]
+        raise UserError(f"--compile does not work here ({reason}): it needs a compiler (g++ on a CPU); leave it out") from error
+    for module, dynamic in networks:
+        module.compile(dynamic=dynamic)
 
 
 def schedule(step, optim, stage_1=0):

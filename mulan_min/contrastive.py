@@ -13,10 +13,10 @@ from mulan_min import distributed
 from mulan_min.command_line import print0
 from mulan_min.config import parse_ratio
 from mulan_min.data import audio_of
+from mulan_min.device import autocast
 from mulan_min.gradcache import chunked_backward
 from mulan_min.loss import chance_loss, clamp_temperature, cmc_loss, recall_at_1
 from mulan_min.mulan import MuLan
-from mulan_min.precision import autocast
 from mulan_min.text_warmup import warm_up_text
 from mulan_min.validation import middle_windows
 from mulan_min.wordpiece import encode, load_wordpiece, train_wordpiece

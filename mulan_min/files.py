@@ -1,7 +1,8 @@
-"""Files that are either complete or do not exist; text, JSON and JSON lines."""
+"""Files and folders that are either complete or do not exist; text, JSON and JSON lines."""
 import json
 import os
-from contextlib import suppress
+import shutil
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mulan_min.errors import UserError
@@ -59,3 +60,28 @@ def read_jsonl(path):
                 if not isinstance(row, dict):
                     raise UserError(f"{path}, line {number}: must be a JSON object")
                 yield number, row
+
+
+@contextmanager
+def new_folder(folder, locked=False):
+    """`with new_folder(out) as making` gives a temporary folder beside `out`. One rename at the end turns it into `out`.
+
+    After an interruption or an error nothing is left behind. `out` may exist before as an empty folder. `locked` means that the
+    caller holds a lock, so no other process is making `out`: temporary folders that killed processes have left are deleted first.
+    Raises UserError for an error of the file system.
+    """
+    folder = Path(folder)
+    prefix = f".{folder.name}.making-"
+    making = folder.with_name(f"{prefix}{os.getpid()}")
+    try:
+        for leftover in [path for path in folder.parent.iterdir() if path.name.startswith(prefix)] if locked else []:
+            shutil.rmtree(leftover, ignore_errors=True)
+        making.mkdir(parents=True)
+        yield making
+        if folder.is_dir():
+            folder.rmdir()      # it is empty; Windows cannot rename onto an existing folder
+        making.rename(folder)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be made ({error}); nothing is left of it") from error
+    finally:
+        shutil.rmtree(making, ignore_errors=True)

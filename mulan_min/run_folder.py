@@ -11,9 +11,9 @@ from pathlib import Path
 
 from mulan_min import checkpoint
 from mulan_min.config import check, config_from_dict, resolve
+from mulan_min.device import faster_precision
 from mulan_min.errors import UserError
 from mulan_min.files import write_text
-from mulan_min.precision import faster_precision
 
 # Settings that --resume may change, because the weights do not depend on them. A collection may have been moved: `progress_of`
 # checks that it is still the same.

@@ -13,10 +13,11 @@ from mulan_min.command_line import print0
 from mulan_min.config import parse_ratio
 from mulan_min.contrastive import LOG_LINE, after_step, stage_1_steps  # noqa: F401  the same for both
 from mulan_min.data import audio_of
+from mulan_min.device import autocast
 from mulan_min.errors import MissingData, UserError
 from mulan_min.labels import has_both_classes, label_table, labels_of, read_labels, with_tags
-from mulan_min.mulan import AudioTower, check_texts, load_best, restore
-from mulan_min.precision import autocast
+from mulan_min.mulan import check_texts, load_best, restore
+from mulan_min.towers import AudioTower
 from mulan_min.validation import middle_windows
 
 LEAVES_UNUSED = False

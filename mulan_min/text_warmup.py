@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mulan_min.precision import autocast
+from mulan_min.device import autocast
 from mulan_min.wordpiece import encode
 
 BATCH = 96      # texts per step, at most

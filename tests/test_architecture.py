@@ -9,13 +9,13 @@ from docs import ROOT, reading_order, tracked_files
 
 PACKAGES = {"torch", "numpy", "scipy", "soundfile", "tokenizers", "tqdm"}
 EXCEPTIONS = {("checkpoint", "_safetensors", "safetensors")}      # module, function, package: the extra `weights`
-FOLDERS = ("demo", "datasets", "mining", "shards", "weights", "companion")
+FOLDERS = ("demo", "file_tags", "datasets", "mining", "shards", "weights", "companion")
 FILES = {path.relative_to(ROOT / "mulan_min").with_suffix("").as_posix(): path for path in (ROOT / "mulan_min").rglob("*.py")}
 SCRIPTS = {name: ROOT / f"{name}.py" for name in ("train", "eval")}
 MODULES = sorted(name for name in FILES if not name.endswith("__"))      # without __init__ and __main__
 # Lines at most, never raised to make room: if something new does not fit, something else gets simpler.
-BOUNDS = {"train.py": 300, "eval.py": 150, "ring 1": 3500, "demo": 1200, "datasets": 800, "mining": 600, "shards": 500, "weights": 560,
-          "companion": 450, "to the batch": 1750, "all": 8000}
+BOUNDS = {"train.py": 300, "eval.py": 150, "ring 1": 3500, "demo": 1200, "file_tags": 145, "datasets": 800, "mining": 600, "shards": 500,
+          "weights": 560, "companion": 450, "to the batch": 1750, "all": 8000}
 LONGEST_FUNCTION = 120      # lines, in train.py
 
 

@@ -12,7 +12,7 @@ from mulan_min import MuLan, checkpoint
 from mulan_min.audio import AudioError, Clip, SoundBytes
 from mulan_min.config import TOWERS, preset, resolve
 from mulan_min.errors import UserError
-from mulan_min.mulan import TextTower
+from mulan_min.towers import TextTower
 from mulan_min.wordpiece import encode, train_wordpiece
 
 RATE = 16000

@@ -25,10 +25,10 @@ from mulan_min.config import parse_ratio, preset
 from mulan_min.contrastive import encode_texts
 from mulan_min.errors import UserError
 from mulan_min.loss import cmc_loss
-from mulan_min.mulan import AudioTower, TextTower
 from mulan_min.resnet import ResNet50
 from mulan_min.shards import stream as shards
 from mulan_min.spectrogram_transformer import SpectrogramTransformer
+from mulan_min.towers import AudioTower, TextTower
 from mulan_min.wordpiece import train_wordpiece
 
 sys.path[:0] = [str(ROOT / "tutorials"), str(ROOT / "tests" / "benchmarks")]

@@ -3,8 +3,8 @@ import torch
 from torch import nn
 
 from mulan_min.config import preset
-from mulan_min.mulan import AudioTower
 from mulan_min.specaugment import spec_augment
+from mulan_min.towers import AudioTower
 
 
 def masked(shape, *widths, seed=0):

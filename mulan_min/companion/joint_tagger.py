@@ -24,10 +24,11 @@ from mulan_min.data import read_clip_window
 from mulan_min.embedding import leave_out, read_split
 from mulan_min.errors import MissingData, UserError
 from mulan_min.labels import label_table, read_labels, truth_table
-from mulan_min.mulan import AudioTower, as_waveform, evaluating, load_best, restore
+from mulan_min.mulan import load_best, restore
 from mulan_min.tag_classifier import (backward_in_chunks, chances, choose_labels, label_auc, make_targets,  # noqa: F401
                                       measure_prior, prepare, warm_up)
 from mulan_min.tasks import score_labels
+from mulan_min.towers import AudioTower, as_waveform, evaluating
 from mulan_min.validation import middle_windows
 
 BATCH = 64      # windows per forward pass in evaluation; our choice

@@ -10,7 +10,7 @@ from tqdm import tqdm
 from mulan_min.audio import AudioError, check, open_audio, read_window
 from mulan_min.datasets.importing import check_paths, files_below, path_in_manifest, write_collection
 from mulan_min.datasets.tables import AUDIO_SUFFIXES, by_source, clean_text, distinct, require
-from mulan_min.file_tags import read_tags
+from mulan_min.file_tags.tags import read_tags
 from mulan_min.mining.text_rules import FILE_COMMENT
 
 # words in folder names that describe the storage and not the music

@@ -19,8 +19,7 @@ from mulan_min.demo.instruments import SAMPLE_RATE
 from mulan_min.demo.pieces import plan_pieces
 from mulan_min.demo.rendering import render
 from mulan_min.errors import UserError
-from mulan_min.files import write_json, write_jsonl, write_text
-from mulan_min.folders import new_folder
+from mulan_min.files import new_folder, write_json, write_jsonl, write_text
 
 try:
     import fcntl

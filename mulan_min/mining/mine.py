@@ -12,8 +12,7 @@ from tqdm import tqdm
 
 from mulan_min.data import COMPANIONS, read_manifest
 from mulan_min.errors import UserError
-from mulan_min.files import read_jsonl, write_jsonl, write_text
-from mulan_min.folders import new_folder
+from mulan_min.files import new_folder, read_jsonl, write_jsonl, write_text
 from mulan_min.mining.relevance import judge
 from mulan_min.mining.text_rules import RULES_LF, RULES_SF, clean, count_words, drop_if
 from mulan_min.report import format_table

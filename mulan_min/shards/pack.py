@@ -17,8 +17,7 @@ from tqdm import tqdm
 
 from mulan_min.data import COMPANIONS, SPLITS, read_manifest
 from mulan_min.errors import UserError
-from mulan_min.files import write_json
-from mulan_min.folders import new_folder
+from mulan_min.files import new_folder, write_json
 from mulan_min.shards.reader import AUDIO, SAMPLE_LIMIT
 
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}

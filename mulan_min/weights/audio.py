@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from mulan_min.checkpoint import RUN_FILES
 from mulan_min.config import config_from_dict
 from mulan_min.errors import UserError
-from mulan_min.mulan import AudioTower
+from mulan_min.towers import AudioTower
 from mulan_min.weights.names import audio_layout, count_blocks
 from mulan_min.weights.published import (PUBLISHED_FILES, as_flags, copy_into, find_file, read_config, read_weights, rename_tensors,
                                          summarise)

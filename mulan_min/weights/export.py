@@ -2,8 +2,7 @@
 import json
 
 from mulan_min import checkpoint
-from mulan_min.files import write_json, write_text
-from mulan_min.folders import new_folder
+from mulan_min.files import new_folder, write_json, write_text
 from mulan_min.weights.bert import BERT_RULES, BERT_SIZES
 from mulan_min.weights.names import published_names
 from mulan_min.weights.published import PUBLISHED_FILES

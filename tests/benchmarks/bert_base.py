@@ -6,7 +6,7 @@ from common import DEVICE, compare, rate
 from transformers import BertConfig, BertModel
 
 from mulan_min.config import resolve
-from mulan_min.mulan import TextTower
+from mulan_min.towers import TextTower
 
 times = 8 if DEVICE.type == "cuda" else 1
 rng = np.random.default_rng(0)

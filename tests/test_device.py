@@ -4,7 +4,7 @@ import time
 import pytest
 import torch
 
-from mulan_min.precision import autocast, faster_precision
+from mulan_min.device import autocast, faster_precision
 from mulan_min.run_folder import open_run
 
 CPU = torch.device("cpu")

@@ -17,7 +17,7 @@ from mutagen.oggopus import OggOpus
 from mutagen.oggvorbis import OggVorbis
 from mutagen.wave import WAVE
 
-from mulan_min.file_tags import GENRES, code_page, read_tags
+from mulan_min.file_tags.tags import GENRES, code_page, read_tags
 
 KEYS = ("title", "artist", "album", "genre", "comment")
 TEXTS = {"title": ["Blue Hour", "Ночь"], "artist": ["Ann Lee", "宇多田ヒカル"], "album": ["Späte Stunde"],

@@ -1,0 +1,1 @@
+"""The texts in the tags of music files."""
