@@ -13,6 +13,7 @@ import zlib
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
 import torch
@@ -69,9 +70,10 @@ def parse_row(row, folder, where):
             raise UserError(f"{where}: key '{key}' is missing or not a {'text' if kind is str else 'JSON object'}")
     if row["split"] not in SPLITS:
         raise UserError(f"{where}: split '{row['split']}' is not one of {', '.join(SPLITS)}")
-    file = folder / row["audio"]
-    if "\0" in row["audio"] or not os.path.isfile(file):
-        raise UserError(f"{where}: audio file {file} is not there")
+    forms = row["audio"], *(normalize(form, row["audio"]) for form in ("NFC", "NFD"))      # programs write accents in two ways
+    file = next((folder / name for name in forms if os.path.isfile(folder / name)), None)
+    if not file:
+        raise UserError(f"{where}: audio file {folder / row['audio']} is not there")
     return make_recording(row, row["id"], file, row["split"], where)
 
 

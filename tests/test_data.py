@@ -1,5 +1,6 @@
 """Manifests, windows and batches on small real folders."""
 import json
+import unicodedata
 from collections import Counter
 from dataclasses import replace
 from functools import partial
@@ -236,3 +237,16 @@ def test_labels_of_sources_and_tags():
     assert labels_of(r, ["aset"]) == {"Violin, fiddle", "Fast", "Sad music"} and labels_of(r, ["tags"]) == {"Violin, fiddle"}
     table = label_table([r, replace(r, text={})], ["Fast", "Violin", "Violin, fiddle", "other"], ["aset", "tags"])
     assert table.tolist() == [[1, 0, 1, 0], [0, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("written, on_disk", [("NFC", "NFD"), ("NFD", "NFC")])
+def test_accents_in_file_names_may_have_the_other_form(tmp_path, written, on_disk):
+    name, row = "Café déjà/Ünder.wav", {"id": "a", "split": "train", "text": {}}
+    file = tmp_path / unicodedata.normalize(on_disk, name)
+    file.parent.mkdir()
+    file.write_bytes(b"sound")
+    (tmp_path / "manifest.jsonl").write_text(json.dumps(row | {"audio": unicodedata.normalize(written, name)}) + "\n")
+    assert data.read_manifest(tmp_path)[0].audio == file
+    (tmp_path / "manifest.jsonl").write_text(json.dumps(row | {"audio": "Cafe.wav"}) + "\n")
+    with pytest.raises(UserError, match="line 1: audio file .*Cafe.wav is not there"):
+        data.read_manifest(tmp_path)
