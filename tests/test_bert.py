@@ -33,15 +33,16 @@ def batch():
     return torch.randint(1, 50, (3, 9)), torch.arange(9)[None] < torch.tensor([9, 2, 5])[:, None]
 
 
-def test_equals_transformers():
+@pytest.mark.parametrize("eps", [1e-12, 0.1])      # 0.1 changes the states, so that every LayerNorm must have it
+def test_equals_transformers(eps):
     transformers = pytest.importorskip("transformers", reason="the oracle is transformers' BertModel")
     theirs = transformers.BertModel(transformers.BertConfig(
         vocab_size=50, hidden_size=24, num_hidden_layers=3, num_attention_heads=3, intermediate_size=64,
-        max_position_embeddings=12), add_pooling_layer=False).eval()
+        max_position_embeddings=12, layer_norm_eps=eps), add_pooling_layer=False).eval()
     ids, mask = batch()
     for parameter in theirs.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
-    model = Bert(50, 24, 3, 3, 64, max_tokens=12, dropout=0.1).eval()
+    model = Bert(50, 24, 3, 3, 64, max_tokens=12, dropout=0.1, eps=eps).eval()
     model.load_state_dict(our_tensors(theirs.state_dict()))
     out, expected = model(ids, mask), theirs(ids, attention_mask=mask.long()).last_hidden_state
     torch.testing.assert_close(out[mask], expected[mask], atol=1e-5, rtol=1e-5)

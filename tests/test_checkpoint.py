@@ -86,3 +86,15 @@ def test_missing_and_foreign_files(tmp_path):
             checkpoint.load(tmp_path / "foreign.pt")
     with pytest.raises(UserError, match="no checkpoint"):
         checkpoint.best_of(tmp_path)
+
+
+def test_evaluation_takes_the_best_checkpoint_then_the_last_then_a_written_model(tmp_path):
+    names = ["best.pt", "last.pt", "mulan.safetensors"]
+    for name in names:
+        (tmp_path / name).touch()
+    assert checkpoint.best_of(tmp_path / "last.pt") == tmp_path / "last.pt"
+    for name in names:
+        assert checkpoint.best_of(tmp_path) == tmp_path / name
+        (tmp_path / name).unlink()
+    with pytest.raises(UserError, match="no checkpoint"):
+        checkpoint.best_of(tmp_path)

@@ -88,6 +88,14 @@ def test_a_wrong_flag_is_one_line_and_exit_code_2(capsys, wrong, part):
     assert part in printed and "-h lists the flags" in printed
 
 
+def test_a_flag_is_never_abbreviated(capsys):
+    """Else a new setting could make a flag ambiguous that a script uses, or change its meaning."""
+    for typed in (["--step", "3"], ["--batch-siz=3"], ["--mel-m", "0"]):
+        with pytest.raises(SystemExit) as stop:
+            parser("").parse_args(typed)
+        assert stop.value.code == 2 and "unrecognized arguments" in capsys.readouterr().err
+
+
 def test_the_help_begins_with_one_line_of_usage_and_the_common_settings():
     """Then come the others, each once, in the groups of the Config."""
     text = parser("What it does.").format_help()

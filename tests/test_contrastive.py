@@ -5,6 +5,8 @@ from test_distributed import gradients, make
 from torch import nn
 
 from mulan_min import contrastive
+from mulan_min.config import resolve
+from mulan_min.data import Recording
 
 MATRICES = (nn.Linear, nn.Conv2d)
 
@@ -47,3 +49,13 @@ def test_after_a_step_the_temperature_is_between_the_runs_floor_and_1(value, exp
     model, _ = make("ast", torch.float32, temperature_floor=0.07)
     model.temperature.data.fill_(value)
     assert contrastive.after_step(model) == {"temperature": model.temperature.item()} == {"temperature": pytest.approx(expected)}
+
+
+def test_words_come_from_the_texts_of_the_sources_in_use_alone():
+    """The vocabulary's and the warm-up's: not those of a source that --ratio leaves out, nor tags."""
+    config = resolve({"preset": "smoke", "ratio": "sf=2,pl=1"})
+    recordings = [Recording("a", None, "train", {"pl": ["calm"], "sf": ["waltz", "piano"], "lf": ["secret"]}, ["secret"]),
+                  Recording("b", None, "train", {"aset": ["secret"]})]
+    assert contrastive.texts_of(recordings, config) == [["waltz", "piano", "calm"], []]
+    vocabulary = contrastive.build(config, recordings, []).tokenizer.get_vocab()
+    assert {"##s", "w", "##z"} - vocabulary.keys() == {"##s"}

@@ -89,6 +89,13 @@ def test_a_clip_out_of_a_long_file(tmp_path):
     assert whole[:2 * RATE] == pytest.approx(ramp(6, 0)[2 * RATE:4 * RATE], abs=1e-6) and not whole[2 * RATE:].any()
 
 
+def test_a_clip_that_claims_more_than_its_file_ends_with_it(tmp_path):
+    make_folder(tmp_path, 1, seconds=5.0, start=2.0, duration=60.0)
+    recording = read_manifest(tmp_path)[0]
+    assert clip_seconds(recording) == 3.0
+    assert read_clip_window(recording, 1.0, RATE, 1.0) == pytest.approx(ramp(5, 0)[4 * RATE:], abs=1e-6)
+
+
 def test_audio_and_text_of_a_pair_belong_together_and_windows_are_spread(tmp_path):
     make_folder(tmp_path)
     batches = make_batches(tmp_path)
@@ -250,3 +257,10 @@ def test_accents_in_file_names_may_have_the_other_form(tmp_path, written, on_dis
     (tmp_path / "manifest.jsonl").write_text(json.dumps(row | {"audio": "Cafe.wav"}) + "\n")
     with pytest.raises(UserError, match="line 1: audio file .*Cafe.wav is not there"):
         data.read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize("total, tolerated", [(99, 0), (100, 1), (199, 1), (200, 2), (350, 3)])
+def test_one_recording_in_a_hundred_may_be_unreadable(total, tolerated):
+    check_skipped({str(i): "no audio" for i in range(tolerated)}, total)
+    with pytest.raises(UserError, match=f"^{tolerated + 1} of {total} recordings cannot be read, more than 1%: no audio"):
+        check_skipped({str(i): "no audio" for i in range(tolerated + 1)}, total)

@@ -164,6 +164,8 @@ def test_embedding_leaves_training_mode_as_it_was(model):
     assert model.training and torch.equal(first, second)       # no SpecAugment, no dropout
     assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())      # no batch norm statistics
     model.eval()
+    model.embed_audio([noise(1.0)]), model.embed_text(["waltz"])
+    assert not any(module.training for module in model.modules())      # else the next model(audio) would mask and drop
 
 
 def test_bad_input_is_one_clear_line(model, tmp_path):
@@ -194,7 +196,7 @@ def test_load_gives_the_same_model(model, tmp_path):
 
 def test_masks_are_filled_with_the_normalised_mean(model, monkeypatch):
     """SpecAugment sees the normalised spectrogram: 0 there is the mean. AST masks before and gets +0.467."""
-    import mulan_min.mulan as room
+    import mulan_min.towers as room
     seen = []
     monkeypatch.setattr(room, "spec_augment", lambda x, *widths: seen.append(x) or x)
     waves = torch.from_numpy(noise(1.0))[None].repeat(2, 1)

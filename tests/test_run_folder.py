@@ -74,3 +74,24 @@ def test_paths_are_absolute_in_a_new_run(tmp_path, monkeypatch):
     _, config, _ = run_folder.open_run({"data": ["a", "../b"], "run": "r"}, torch.device("cpu"))
     assert config.data.data == [str(tmp_path / "a"), str(tmp_path.parent / "b")]
     assert resolve({}).data.data == []
+
+
+def test_the_clock_by_hand(monkeypatch):
+    """A wait counts as a share of the time since the last line; a pause, as for validation, does not count there at all."""
+    now = [50.0]
+    monkeypatch.setattr(run_folder.time, "perf_counter", lambda: now[0])
+
+    def passes(seconds):
+        now[0] += seconds
+
+    clock = run_folder.Clock(100.0)      # resumed after 100 s of training
+    passes(6)
+    with clock.waiting():
+        passes(2)
+    with clock.paused():
+        passes(30)
+    assert clock.rates(24) == {"clips_per_s": 24 / 8, "wait": 2 / 8, "seconds": 138.0}
+    with clock.paused():
+        passes(5)
+    passes(4)
+    assert clock.rates(12) == {"clips_per_s": 12 / 4, "wait": 0.0, "seconds": 147.0} and clock.seconds() == 147.0

@@ -25,6 +25,10 @@ def test_every_batch_holds_the_ratio_exactly(batch):
         assert counts == {s: batch * share // 6 for s, share in PAPER.items()}
 
 
+def test_a_batch_as_small_as_the_number_of_sources_has_all_of_them():
+    assert {source for source, _ in Sampler(world(), PAPER, 4, seed=0).batch(0)} == set(PAPER)
+
+
 @pytest.mark.parametrize("batch", [5, 8, 64, 5120])
 def test_the_remainder_rotates_and_the_long_run_is_exact(batch):
     sampler = Sampler(world(9000), PAPER, batch, seed=0)

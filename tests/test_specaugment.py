@@ -35,6 +35,15 @@ def test_stripes_reach_both_edges_and_the_middle_evenly():
     assert ((positions - 1 / 16).abs() < 0.015).all()
 
 
+def test_stripes_of_every_width_reach_both_edges():
+    freq, _ = masked((20000, 16, 4), 5, 0)
+    starts = torch.where(freq.any(1), freq.long().argmax(1), -1)
+    for width in range(1, 6):
+        counts = torch.bincount(starts[freq.sum(1) == width], minlength=17 - width)
+        expected = counts.sum() / (17 - width)  # a stripe of this width has 17 - width places, all equally likely
+        assert len(counts) == 17 - width and ((counts - expected).abs() < 5 * expected**0.5).all()
+
+
 def test_only_the_cells_of_the_stripes_change():
     torch.manual_seed(1)
     x = torch.randn(8, 32, 50)

@@ -134,6 +134,21 @@ def test_triplets_by_hand(tmp_path):
 # ---- probe -----------------------------------------------------------------------------
 
 
+def test_every_triplet_counts_the_same_however_many_its_anchor_has(tmp_path):
+    rows = [{"set": "s", "anchor": anchor, "positive": positive, "negative": negative} for anchor, positive, negative in
+            (("up", "never", "down"), ("up", "down", "never"), ("up", "down", "always"), ("flat", "never", "up"))]
+    write(tmp_path, "triplets.jsonl", rows)      # right, wrong, wrong, right: 2 of 4, but 2 / 3 as a mean over the two anchors
+    assert tasks.triplet(StubModel(TEXTS), tmp_path)["sets"]["s"]["accuracy"]["value"] == pytest.approx(1 / 2)
+
+
+def test_own_texts_look_for_recordings_and_not_the_other_way_round(tmp_path):
+    """The texts of b and c are nearer to another recording, but among the texts only b's own is not the nearest to b."""
+    recordings = [recording(name, text={"sf": [name]}) for name in "abc"]
+    model = StubModel({"a": [3, 1, 0], "b": [2, 1, 0], "c": [0, 2, 1]})
+    own = tasks.retrieval(model, tmp_path, given(recordings, np.eye(3)))["sets"]["own text"]
+    assert own["recall_at_1"]["value"] == pytest.approx(1 / 3) and own["median_rank"]["value"] == 2.0
+
+
 def cloud(seed, size, width, noise):
     """Points on the unit sphere (size, width), and four labels that are linear in them except for `noise`."""
     rng = np.random.default_rng(seed)

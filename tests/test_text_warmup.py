@@ -41,6 +41,17 @@ def test_words_for_the_same_meet_and_empty_words_fade():
     assert (plain * filled).sum(1).min() > 0.9
 
 
+def test_the_words_of_a_text_can_be_predicted_from_a_unit_vector_with_confidence():
+    """Eight recordings with one word each: the loss falls from ln 8 to almost 0 within 60 steps."""
+    words, lines = "waltz techno piano banjo sad happy slow fast".split(), []
+    config = resolve({"preset": "smoke", "text_warmup": 60, "text_warmup_lr": 3e-3, "batch_size": 48, "precision": "fp32"})
+    torch.manual_seed(0)
+    model = MuLan(config, train_wordpiece(words * 5, 200)).train()
+    warm_up_text(model, [[word] for word in words], config, torch.device("cpu"), log=lines.append)
+    losses = [float(line.split("word loss ")[1].split()[0]) for line in lines]
+    assert len(lines) == 4 and all("by frequency alone 2.08" in line for line in lines) and losses[-1] < 0.1
+
+
 def test_texts_are_told_apart_afterwards():
     """Before it, texts lie on top of each other; afterwards, they do not, and texts with more words in common are nearer."""
     words = "waltz techno piano banjo sad happy slow fast".split()

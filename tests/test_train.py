@@ -99,6 +99,13 @@ def test_the_log_says_whether_it_learns(small_world, tmp_path, capsys, monkeypat
         assert row["loss"] == pytest.approx(expected[row["step"] - 1], abs=1e-5)
 
 
+def test_clips_per_second_are_those_since_the_last_line(small_world, tmp_path, monkeypatch):
+    counted, rates = [], run_folder.Clock.rates
+    monkeypatch.setattr(run_folder.Clock, "rates", lambda self, clips: counted.append(clips) or rates(self, clips))
+    smoke(small_world, tmp_path, "--steps", "5", "--log-every", "2", "--seconds", "1", "--text-warmup", "0")
+    assert counted == [24, 24, 12]      # 12 clips a step; the last line comes after one step
+
+
 def test_recall_at_1_by_hand():
     audio, text = torch.tensor([[1.0, 0], [0, 1.0], [0.6, 0.8]]), torch.tensor([[1.0, 0], [0.8, 0.6], [0.6, 0.8]])
     assert recall_at_1(audio, text) == pytest.approx(2 / 3)      # nearest texts: 0, 2, 2
@@ -339,6 +346,8 @@ def test_shards_and_what_does_not_go_with_them(packed, tmp_path, more, message):
 def test_readers_get_the_cores_that_were_asked_for(small_world, tmp_path):
     smoke(small_world, tmp_path, "--reader-cores", str(os.cpu_count()), "--steps", "1")
     assert torch.get_num_threads() == 1
+    smoke(small_world, tmp_path, "--reader-cores", "0", "--steps", "1", "--overwrite")
+    assert torch.get_num_threads() == 1      # never more than there were, as set by OMP_NUM_THREADS
 
 
 def test_the_seed_matters(whole, small_world, tmp_path):

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from mulan_min import validation
 from mulan_min.config import resolve
 from mulan_min.data import Recording, read_collection
 from mulan_min.errors import UserError
@@ -30,6 +31,13 @@ def test_recordings_with_text_in_use_that_can_be_read(recordings):
     assert len(logged) == 1 and logged[0].startswith("left out of validation: r1: ") and "1.wav: not audio" in logged[0]
     for window, i in zip(middle_windows(chosen, config()), (0, 2, 3)):
         np.testing.assert_allclose(window, np.linspace(0, 0.1 * (i + 1), 32000)[12000:20000], atol=1e-6)
+
+
+def test_of_many_recordings_some_are_chosen_that_are_spread_evenly(recordings, monkeypatch):
+    """A manifest is often sorted, by album or by source."""
+    for most, expected in ((3, [0, 2, 4]), (4, [0, 1, 3, 4]), (6, range(6)), (7, range(6))):
+        monkeypatch.setattr(validation, "VALID_RECORDINGS", most)
+        assert [r.id for r in choose_valid(recordings, config(ratio="sf=1"))] == [f"r{i}" for i in expected]
 
 
 def refusal(recordings, **given):

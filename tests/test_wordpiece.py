@@ -116,6 +116,13 @@ def test_padding_and_truncation_stored_in_a_file_are_ignored(tmp_path):
         assert torch.equal(ours, theirs)
 
 
+@pytest.mark.parametrize("odd", ["\x85", "\u2028", "\x0b"])
+def test_a_line_of_a_vocabulary_ends_at_a_line_feed_alone(tmp_path, odd):
+    """Else the numbers of all later pieces would be wrong."""
+    (tmp_path / "vocab.txt").write_text(f"[PAD]\n[UNK]\n[CLS]\n[SEP]\n{odd}x\nwaltz\n", encoding="utf-8")
+    assert load_wordpiece(tmp_path).token_to_id("waltz") == 5
+
+
 def test_an_unpaired_surrogate_becomes_a_question_mark():
     tokenizer = train_wordpiece([*TEXTS, "what \ud83c ?"], 100)
     surrogate, expected = (encode(tokenizer, [f"sad {mark} waltz"], 32)[0] for mark in ("\ud83c", "?"))

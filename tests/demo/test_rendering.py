@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from scipy.fft import rfft, rfftfreq
 
+from mulan_min.demo import rendering
 from mulan_min.demo.instruments import SAMPLE_RATE
-from mulan_min.demo.pieces import FAMILIES, Piece, plan_pieces
+from mulan_min.demo.pieces import FAMILIES, RECIPES, Piece, plan_pieces
 from mulan_min.demo.rendering import render
 
 ROOT = Path(__file__).parents[2]
@@ -158,3 +159,12 @@ def test_gallery(tmp_path):
     pytest.importorskip("matplotlib", reason="the gallery needs the extra `tutorials`")
     subprocess.run([sys.executable, "tutorials/gallery.py", str(tmp_path / "gallery.png")], cwd=ROOT, check=True)
     assert (tmp_path / "gallery.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_swing_by_hand():
+    """In beats: the off-beat is at the recipe's swing, the sixteenths are in the middle of both parts, and the next beat is at 1."""
+    piece = next(piece for piece in PIECES if RECIPES[piece.genre].swing > 0.55)
+    song, swing = rendering._Song(piece, 12.0, np.random.default_rng(0)), RECIPES[piece.genre].swing
+    beats = [song.seconds(0, step) * piece.bpm / 60 for step in range(5)]
+    assert beats == pytest.approx([0, swing / 2, swing, (1 + swing) / 2, 1])
+    assert song.seconds(1, 0) == pytest.approx(60 / piece.bpm * piece.meter)
