@@ -203,9 +203,10 @@ def test_only_inside_of_it_nothing_is_printed(capfd):
 
 
 def test_descriptor_2_of_a_program_without_a_terminal_is_left_alone(monkeypatch, stereo):
-    monkeypatch.setattr(sys, "__stderr__", None)
-    monkeypatch.setattr(os, "dup2", lambda *_: pytest.fail("changed"))
-    assert len(read_window(SoundBytes(stereo[0], "x"), 1.0, 0.5)) == 8000
+    with monkeypatch.context() as patch:      # pytest itself calls os.dup2 after a test
+        patch.setattr(sys, "__stderr__", None)
+        patch.setattr(os, "dup2", lambda *_: pytest.fail("changed"))
+        assert len(read_window(SoundBytes(stereo[0], "x"), 1.0, 0.5)) == 8000
 
 
 def test_threads_that_read_at_once_leave_stderr_as_it_was(stereo, capfd):
