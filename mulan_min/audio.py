@@ -74,7 +74,7 @@ def open_audio(path) -> soundfile.SoundFile:
 
 
 def _sound_file(path, source) -> soundfile.SoundFile:
-    """Opens `source`, which stands for `path`, with libsndfile. An MP3 that does not state its length is opened as counted frames."""
+    """Opens `source`, which stands for `path`, with libsndfile; an MP3 that does not state its length, as counted frames."""
     file = failure = None
     with mp3.without_prints():
         try:

@@ -55,8 +55,9 @@ def count_frames(data, is_readable=True):
     frames only]). None if it is no MP3, or if it states its length and libsndfile can read it."""
     count, parts, first = 0, [], None
     for at, length in frames(data):
-        if not count and (stated := re.search(rb"Xing|Info|VBRI", data[at:at + min(48, length)])):      # this frame holds no audio
-            if is_readable and stated[0] != b"VBRI" and (data[at + stated.end() + 3:at + stated.end() + 4] or b"\0")[0] & 1:      # libsndfile does not know VBRI
+        head = b"" if count else data[at:at + 52].ljust(52, b"\0")
+        if stated := re.search(rb"Xing|Info|VBRI", head[:48]):      # this frame holds no audio
+            if is_readable and stated[0] != b"VBRI" and head[stated.end() + 3] & 1:      # libsndfile does not know VBRI
                 return None
             continue
         count, first = count + 1, first or data[at:at + 4]
