@@ -202,8 +202,11 @@ def csv(args, text_files, audio_files):
     """Any csv file with a header; the options name its columns. A cell holds one text, or several as a list (see `read_list`) or
     between `args.separator`. [Untitled] is a text. But a cell that is no list raises UserError if it begins with [ or { and holds
     tags or ASET, and if its first and last item have quotes. Without a split column, 10 % are valid and 10 % test (our choice)."""
-    with open(args.source, encoding="utf-8-sig", errors="replace") as file:
-        delimiter = max("\t,;", key=file.readline().count)
+    try:
+        header = (content := args.source.read_bytes()).decode("utf-8-sig").partition("\n")[0]
+    except UnicodeDecodeError as error:      # spreadsheet programs write their machine's own code page, or UTF-16
+        require(False, f"{args.source}, line {content[:error.start].count(10) + 1}: not UTF-8; save the table as 'CSV UTF-8'")
+    delimiter = max("\t,;", key=header.count)
     columns = {name: getattr(args, name) for name in ("id", "audio", "split", "start", "duration")}      # a column or None
     text_columns = {name: getattr(args, name) for name in (*SOURCES, "tags")}      # a list of columns
     rows = []

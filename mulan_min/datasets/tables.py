@@ -119,9 +119,9 @@ def clean_text(text):
 
 
 def distinct(texts):
-    """The texts in their order, each on one line, without empty ones and ones that differ from an earlier one only in case."""
+    """The texts in their order, each on one line, without empty or undecodable ones (U+FFFD), and ones that differ only in case."""
     first = {}
-    for text in filter(None, (" ".join(normalize("NFC", text).split()) for text in texts)):
+    for text in (" ".join(normalize("NFC", text).split()) for text in texts if text.strip() and "\ufffd" not in text):
         first.setdefault(text.lower(), text)
     return list(first.values())
 

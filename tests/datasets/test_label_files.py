@@ -19,7 +19,7 @@ from docs import ROOT
 from mulan_min.data import read_manifest
 from mulan_min.datasets import label_files
 from mulan_min.datasets.label_files import split_by_hash
-from mulan_min.datasets.tables import read_csv, read_list
+from mulan_min.datasets.tables import by_source, read_csv, read_list
 from mulan_min.errors import UserError
 
 DATA = ROOT.parent / "shared" / "data"
@@ -555,3 +555,21 @@ def test_messages_name_missing_files(tmp_path, capsys):
         assert "not AudioSet's ontology" in refused(capsys, "audioset", home, tmp_path / "out")
     with pytest.raises(UserError, match="no class named Music, "):
         label_files.ontology_sets({"1": {"name": "Speech", "child_ids": []}}, {"1"})
+
+
+@pytest.mark.parametrize("encoding, line", [("utf-16", 1), ("cp1252", 3), ("utf-8", None), ("utf-8-sig", None)])
+def test_a_csv_in_the_code_page_of_a_spreadsheet_program_is_refused_with_the_line(tmp_path, capsys, encoding, line):
+    (tmp_path / "t.csv").write_bytes("f;t\na.wav;Waltz\nb.wav;Café\n".encode(encoding))
+    (tmp_path / "a.wav").write_bytes(b"sound")
+    (tmp_path / "b.wav").write_bytes(b"sound")
+    code, printed = run_command("csv", tmp_path / "t.csv", tmp_path / "out", "--audio", "f", "--sf", "t"), capsys.readouterr()
+    if line:
+        assert code == 2 and not (tmp_path / "out").exists()
+        assert printed.err == f"error: {tmp_path}/t.csv, line {line}: not UTF-8; save the table as 'CSV UTF-8'\n"
+    else:
+        texts = [json.loads(row)["text"]["sf"] for row in (tmp_path / "out" / "manifest.jsonl").read_text(encoding="utf-8").splitlines()]
+        assert code == 0 and texts == [["Waltz"], ["Café"]]
+
+
+def test_a_text_with_bytes_that_were_not_decoded_is_no_text():
+    assert by_source(sf=["Caf\ufffd", "Waltz"], lf=["\ufffd"]) == {"sf": ["Waltz"]}
