@@ -47,7 +47,7 @@ class MuLan(nn.Module):
         """N paths or 1-D arrays at the run's sample rate -> (N, d), unit rows; see `AudioTower.embed`."""
         return self.audio.embed(items, batch_size)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def embed_text(self, texts, batch_size=256):
         """N texts -> (N, d) float32 on the CPU, unit rows. Raises UserError for an empty text."""
         texts = check_texts(texts)

@@ -60,7 +60,7 @@ class TagClassifier(nn.Module):
         """N paths or 1-D float arrays at the run's sample rate -> (N, d), unit rows; see `AudioTower.embed`."""
         return self.audio.embed(items, batch_size)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def embed_text(self, texts):
         """N of the classifier's labels -> their vectors (N, d) float32 on the CPU, unit rows. So zero-shot tagging can
         evaluate a classifier too. Raises MissingData for any other text."""

@@ -68,7 +68,7 @@ class AudioTower(nn.Module):
     def forward(self, audio):
         return l2_normalize(self.project(self.features(audio)))
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def embed(self, items, batch_size=32, unreadable=None):
         """N paths, `audio.Clip`s, or 1-D arrays or tensors as in `as_waveform`; or one of these -> (N, d) float32 on the CPU, unit rows.
 

@@ -223,3 +223,12 @@ def test_paper_sizes():
     assert count(ast.audio.net) == vit_b_16 + one_channel + positions
     assert count(resnet.audio.net) == 25_557_032 - (2048 * 1000 + 1000) - 2 * 64 * 7 * 7
     assert count(bert) == 109_482_240 - (768 * 768 + 768)                                 # without pooler
+
+
+def test_embeddings_can_be_changed_and_learned_from(model):
+    """A reader trains a small network on them: tensors of torch.inference_mode would refuse both."""
+    for rows in (model.embed_text(TEXTS), model.embed_audio([noise(1.0)])):
+        rows -= rows.mean()
+        layer = torch.nn.Linear(rows.shape[1], 2)
+        layer(rows).sum().backward()
+        assert layer.weight.grad.abs().sum() > 0 and not rows.requires_grad

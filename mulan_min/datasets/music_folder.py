@@ -150,6 +150,7 @@ def import_folder(music, out, seed=0, test_share=0.2, min_seconds=10.0, check=Fa
     UserError when there is nothing to import, and without `overwrite` when there is a collection in `out`."""
     music, out, skipped, dropped = Path(music).resolve(), Path(out).resolve(), [], []
     check_paths(music, "folder", out, overwrite)
+    require(seed >= 0, f"--seed {seed} must be 0 or more")
     require(0 <= test_share <= 0.5, f"--test-share {test_share:g} must be between 0 and 0.5")
     files = sorted(music / name for name in files_below(music, AUDIO_SUFFIXES, skipped))
     tracks, left_out = read_tracks(files, music, min_seconds, check, dropped)

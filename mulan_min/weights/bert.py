@@ -71,7 +71,7 @@ class TextEncoder:
         self.bert, self.tokenizer, self.report = load_bert(folder)
         self.bert.to(self.device)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def embed_text(self, texts, batch_size=64):
         """N texts -> (N, width) float32 on the CPU, rows of length 1. A row does not depend on the other texts. Raises UserError
         for an empty text."""
