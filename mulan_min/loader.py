@@ -17,7 +17,8 @@ def check_skipped(skipped, total):
     """Raises UserError when more than SKIPPED_SHARE of the `total` recordings cannot be read; `skipped` is {id: reason}."""
     if len(skipped) > SKIPPED_SHARE * total:
         listed = "; ".join(sorted(skipped.values())[:20]) + ("; ..." if len(skipped) > 20 else "")
-        raise UserError(f"{len(skipped)} of {total} recordings cannot be read, more than {SKIPPED_SHARE:.0%}: {listed}")
+        raise UserError(f"{len(skipped)} of {total} recordings cannot be read, more than {SKIPPED_SHARE:.0%}: {listed}; "
+                        "take them out of the manifest, or import again with --check, which leaves them out")
 
 
 def loader(batches, first_step, workers):
